@@ -1,0 +1,1 @@
+"""CernVM-FS: read a repository, verify it, mount it."""

@@ -1,0 +1,1 @@
+"""Recipes for machine images, the builder, and the cache of image files."""

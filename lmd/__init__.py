@@ -1,0 +1,1 @@
+"""The logical-machine daemon and the `lm` command."""

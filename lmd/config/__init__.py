@@ -1,0 +1,1 @@
+"""TOML files to checked, frozen models; every error at once, with file, key and what was expected."""

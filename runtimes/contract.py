@@ -1,0 +1,431 @@
+"""The contract between what decides and what runs machines.
+
+A runtime moves machines in and out of existence and reports what it sees. Features, user data, decisions, retries,
+accounting and persistence are not its business. The invariants are the tests of `runtimes.conformance`:
+
+1. The id is chosen by the caller and is the machine's name in the engine; owner, space, machinetype and spec digest
+   are stamped beside it. What lacks the stamp is never touched.
+2. `machines` is complete or raises `Unavailable`: an engine that cannot be reached never looks empty.
+3. `create` with the same digest returns the existing machine, with another raises `Conflict`; a refused create leaves
+   nothing behind. `stop` and `destroy` are idempotent in every phase. An exited machine stays listed until destroyed.
+4. Nothing that a running machine needs lives in the calling process or dies with it.
+5. A runtime holds no state that correctness needs: killed at any await, it leaves what `machines` can explain.
+6. End reasons come from engine facts; `Capabilities.end_reasons` says which of them an engine can tell.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+MACHINE_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+"""A machine's id is one DNS label: it is also the machine's host name and its name in the engine."""
+
+
+class RuntimeFault(Exception):
+    """Base of the four errors of the contract; its text is one line that says what to do."""
+
+
+class Unavailable(RuntimeFault):
+    """The engine did not answer: nothing may be concluded about any machine."""
+
+
+class Rejected(RuntimeFault):
+    """The engine refuses this spec for good; trying again will not help."""
+
+
+class Exhausted(RuntimeFault):
+    """The engine has no room for this spec now; later it may."""
+
+
+class Conflict(RuntimeFault):
+    """The id exists already, with another spec or without our stamp."""
+
+
+class State(StrEnum):
+    """The phase of a machine as its engine shows it."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    EXITED = "exited"
+
+
+class EndReason(StrEnum):
+    """Why a machine is no longer running, from engine facts alone."""
+
+    CLEAN = "clean"  # exit code 0, or a guest that powered itself off
+    FAILED = "failed"  # another exit code
+    OOM = "oom"  # the engine saw the memory limit kill it
+    KILLED = "killed"  # ended by a signal
+    CRASHED = "crashed"  # never ran its payload, or the guest's kernel or the hypervisor died
+    LOST = "lost"  # ended, and the engine cannot say how
+
+
+class Network(StrEnum):
+    """The network a machine is given."""
+
+    BRIDGE = "bridge"
+    HOST = "host"
+    NONE = "none"
+
+
+class ImageKind(StrEnum):
+    """How an image's location is to be read."""
+
+    REFERENCE = "reference"  # registry.example.org/name:tag, or a name in the engine's store
+    OCI_ARCHIVE = "oci-archive"  # one tar file in the OCI image layout
+    OCI_LAYOUT = "oci-layout"  # a directory in the OCI image layout
+    DOCKER_ARCHIVE = "docker-archive"  # one tar file as `docker save` writes it
+    ROOT_DIRECTORY = "root-directory"  # an unpacked root file system, used in place
+
+
+class Limit(StrEnum):
+    """A resource that a runtime can limit."""
+
+    PROCESSORS = "processors"
+    MEMORY = "memory"
+    PIDS = "pids"
+    OPEN_FILES = "open_files"
+
+
+class Delivery(StrEnum):
+    """How the environment can reach a machine."""
+
+    BIND = "bind"
+    HTTP = "http"
+    VIRTIOFS = "virtiofs"
+    SEED = "seed"
+
+
+class UserNamespace(StrEnum):
+    """Whether a machine must have a range of user ids of its own."""
+
+    REQUIRED = "required"  # a runtime that cannot is refused
+    AUTO = "auto"  # where the runtime can
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """Where a machine's root file system comes from. `pull` (references only): missing, always or never."""
+
+    kind: ImageKind
+    location: str
+    pull: str = "missing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """A file or directory of the host inside the machine.
+
+    `owned_by_machine`: the machine's root must own it, so the runtime changes its owner to the mapped root before the
+    start. `propagate`: file systems that are mounted below `source` later appear in the machine.
+    """
+
+    source: Path
+    target: PurePosixPath
+    read_only: bool = True
+    owned_by_machine: bool = False
+    propagate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tmpfs:
+    """An empty file system in memory, at most `size_bytes` large."""
+
+    target: PurePosixPath
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a machine may use. `memory_bytes` is hard and includes swap; None leaves the engine's default."""
+
+    processors: float | None = None
+    memory_bytes: int | None = None
+    pids: int | None = None
+    open_files: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """What `before_start` is given: the machine's namespaces exist, its payload does not run yet."""
+
+    id: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """All that a runtime needs to bring one machine into existence.
+
+    `entrypoint` None keeps the image's own, as does `args` None. `scratch` lists disk-backed directories that go with
+    the machine. `capabilities` are the Linux capabilities the payload keeps (none by default), without the CAP_ prefix.
+    `lifetime_seconds` is the engine's own backstop: where the engine can, it ends the machine by itself when nobody
+    of ours is left to do it. `required_limits` names the limits that must be enforced; a runtime that cannot, rejects.
+    """
+
+    id: str
+    owner: str  # factory:NAME or run:UID
+    space: str
+    machinetype: str
+    image: Image
+    entrypoint: tuple[str, ...] | None = None
+    args: tuple[str, ...] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    mounts: tuple[Mount, ...] = ()
+    tmpfs: tuple[Tmpfs, ...] = ()
+    scratch: tuple[PurePosixPath, ...] = ()
+    limits: Limits = Limits()
+    required_limits: frozenset[Limit] = frozenset(Limit)
+    network: Network = Network.BRIDGE
+    read_only_root: bool = False
+    user_namespace: UserNamespace = UserNamespace.AUTO
+    nested_containers: bool = False
+    capabilities: frozenset[str] = frozenset()
+    devices: tuple[str, ...] = ()
+    architecture: str | None = None
+    user: str | None = None
+    console_bytes: int = 1_000_000
+    lifetime_seconds: int | None = None
+    before_start: Callable[[Started], Awaitable[None]] | None = None
+
+    def __post_init__(self) -> None:
+        if not MACHINE_ID.fullmatch(self.id):
+            raise ValueError(f"machine id {self.id!r} is not a DNS label (a-z, 0-9, hyphen; at most 63 characters)")
+
+    def digest(self) -> str:
+        """SHA-256 in hex over all fields but `before_start`; the stamp by which a repeated create is recognised."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "before_start"}
+        return hashlib.sha256(json.dumps(values, sort_keys=True, default=_plain).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Turn what json does not know into something that sorts and prints the same each time."""
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (Image, Mount, Tmpfs, Limits)):
+        return asdict(value)
+    return str(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """How a machine ended. `at` in Unix seconds; `exit_code` and `at` None where the engine does not know."""
+
+    reason: EndReason
+    exit_code: int | None = None
+    at: float | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """One machine as its engine shows it now; times in Unix seconds.
+
+    `first_uid` is the host's user id of the machine's root (0: no user namespace, None: not known). `pid` is the
+    machine's first process on this host, while it runs. `limits` are those found in force, not those asked for.
+    """
+
+    id: str
+    runtime: str
+    owner: str
+    space: str
+    machinetype: str
+    digest: str
+    state: State
+    created: float
+    started: float | None = None
+    end: End | None = None
+    image_digest: str | None = None
+    first_uid: int | None = None
+    pid: int | None = None
+    processors: float | None = None
+    memory_bytes: int | None = None
+    address: str | None = None
+    mac: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a machine has used: CPU seconds and network bytes since its start, memory in bytes now and at its peak."""
+
+    cpu_seconds: float
+    memory_bytes: int
+    memory_peak_bytes: int | None = None
+    disk_bytes: int | None = None
+    network_received_bytes: int | None = None
+    network_sent_bytes: int | None = None
+    oom_kills: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a runtime can do on this host. `absent` says why for whatever is missing, by the name of the field."""
+
+    isolation: str  # container or vm
+    images: frozenset[ImageKind] = frozenset()
+    delivery: frozenset[Delivery] = frozenset()
+    limits: frozenset[Limit] = frozenset()
+    networks: frozenset[Network] = frozenset()
+    user_namespace: bool = False
+    nested_containers: bool = False
+    read_only_root: bool = False
+    scratch: bool = False
+    devices: bool = False
+    before_start: bool = False
+    architectures: frozenset[str] = frozenset()
+    end_reasons: frozenset[EndReason] = frozenset()
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+
+class Health(StrEnum):
+    """The answer of a probe."""
+
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """Whether a runtime works here, why not, and the line to type that would help."""
+
+    health: Health
+    reason: str = ""
+    remedy: str = ""
+    version: str = ""
+    capabilities: Capabilities | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a runtime is told when it is made; directories are the caller's, `options` the runtime's own table."""
+
+    state_dir: Path
+    run_dir: Path
+    cache_dir: Path
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+class Runtime(Protocol):
+    """One way to run logical machines. Every method may raise `Unavailable`; none blocks the event loop."""
+
+    name: ClassVar[str]
+
+    async def probe(self) -> Probe:
+        """Find out by doing whether this runtime works here. Never raises for an engine that is not there."""
+
+    async def machines(self) -> Sequence[Seen]:
+        """Every machine of ours, alive or ended; complete, or raises `Unavailable`."""
+
+    async def create(self, spec: Spec) -> Seen:
+        """Bring the machine into existence and start it; idempotent on the id and digest.
+
+        Raises `Rejected`, `Exhausted` or `Conflict`, and then nothing of it is left behind. After `Unavailable` the
+        machine may exist: list before trying again.
+        """
+
+    async def stop(self, machine_id: str, *, grace: float) -> None:
+        """Ask the machine to end, wait `grace` seconds, then force it. A machine that is not there is success."""
+
+    async def destroy(self, machine_id: str) -> None:
+        """Leave nothing: disks, networks, mounts, volumes, cgroups. A machine that is not there is success."""
+
+    async def usage(self) -> Mapping[str, Usage]:
+        """What every running machine of ours has used, in bulk, by id."""
+
+    def watch(self) -> AsyncIterator[str]:
+        """Yield the ids of machines to look at again; a hint that may lose or repeat, and ends if its source does."""
+
+    async def aclose(self) -> None:
+        """Let go of connections and threads; machines go on."""
+
+
+@runtime_checkable
+class Images(Protocol):
+    """Optional: images kept by the engine."""
+
+    async def ensure(self, image: Image) -> str:
+        """Make the image present; return its digest (`sha256:…`). Raises `Rejected` if there is no such image."""
+
+    async def images(self) -> Mapping[str, int]:
+        """Images of ours in the engine's store: reference to size in bytes."""
+
+    async def remove_image(self, reference: str) -> None:
+        """Remove one image; absent is success."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsoleChunk:
+    """A piece of console output. `skipped` bytes before it were lost or passed over."""
+
+    data: bytes
+    skipped: int = 0
+
+
+@runtime_checkable
+class Logs(Protocol):
+    """Optional: what a machine writes to its console."""
+
+    def console(self, machine_id: str, *, follow: bool) -> AsyncIterator[ConsoleChunk]:
+        """Yield the console from its kept beginning; with `follow` until the machine has ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecResult:
+    """What a command inside a machine left; output is cut at the limit that was asked for."""
+
+    exit_code: int
+    output: bytes
+    errors: bytes
+
+
+@runtime_checkable
+class Exec(Protocol):
+    """Optional: commands inside a running machine, in the machine's own environment."""
+
+    async def execute(self, machine_id: str, command: Sequence[str], *, limit: int = 1_000_000) -> ExecResult:
+        """Run to its end; raises `Rejected` if the machine does not run or the command cannot be started."""
+
+    async def interactive(self, machine_id: str, command: Sequence[str], *, terminal: bool) -> Sequence[str]:
+        """The argument list of a host command that joins the caller's terminal to `command` in the machine."""
+
+
+def unmet(spec: Spec, can: Capabilities) -> list[str]:
+    """What `spec` asks and a runtime with these capabilities lacks, a sentence each; empty if it can be tried."""
+    asked = [
+        ("images", spec.image.kind in can.images, f"image kind {spec.image.kind}"),
+        ("networks", spec.network in can.networks, f"network {spec.network}"),
+        ("scratch", can.scratch or not spec.scratch, "scratch directories"),
+        ("devices", can.devices or not spec.devices, "devices"),
+        ("read_only_root", can.read_only_root or not spec.read_only_root, "a read-only root"),
+        ("nested_containers", can.nested_containers or not spec.nested_containers, "nested containers"),
+        ("before_start", can.before_start or spec.before_start is None, "a step before the payload starts"),
+        (
+            "user_namespace",
+            can.user_namespace or spec.user_namespace is not UserNamespace.REQUIRED,
+            "a user namespace of its own",
+        ),
+        (
+            "architectures",
+            spec.architecture is None or spec.architecture in can.architectures,
+            f"architecture {spec.architecture}",
+        ),
+    ]
+    asked += [
+        ("limits", limit in can.limits, f"an enforced limit on {limit}")
+        for limit in sorted(spec.required_limits)
+        if getattr(spec.limits, limit) is not None
+    ]
+    return [
+        what + (f" ({can.absent[name]})" if name in can.absent else "")
+        for name, fulfilled, what in asked
+        if not fulfilled
+    ]
