@@ -1,0 +1,240 @@
+"""The configuration's tables as checked, frozen models. Option names are Vac's where Vac has one.
+
+Values that a model holds are normal: sizes are numbers, capabilities have no CAP_ prefix, paths of the host are
+absolute (the loader resolves them against the directory of the file that set them).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
+
+from lmd.config import rules
+from lmd.config.problems import Problem
+from lmd.config.values import (
+    Bytes,
+    Count,
+    DnsLabel,
+    DnsName,
+    InsidePath,
+    Line,
+    MiB,
+    OptionName,
+    Rating,
+    Seconds,
+    Text,
+)
+from runtimes.contract import Limit, Network, UserNamespace
+
+Capability = Annotated[str, BeforeValidator(rules.capability)]
+Device = Annotated[str, AfterValidator(rules.device)]
+UserDataOptions = Mapping[OptionName, Text]
+UserDataFiles = Mapping[OptionName, Line]
+
+
+class Table(BaseModel):
+    """A table of the configuration: frozen, and no key but its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Settings(Table):
+    """`[settings]`: what holds for this host, and the defaults of all machinetypes."""
+
+    space: DnsName = Field("lm-run", description="Name of the space that the machines belong to, a DNS name.")
+    mb_per_processor: MiB = Field(
+        2048, ge=1, description="Memory for each processor of a machine; a hard limit that includes swap."
+    )
+    hs06_per_processor: Rating | None = Field(
+        None,
+        description="HS06 (or HEPscore23) rating of one processor of this host. Without it the keys hs06 and hs06_job"
+        " are left out of the features.",
+    )
+    console_bytes: Bytes = Field(
+        1_000_000, ge=131_072, description="How much of a machine's console is kept: its beginning and its end."
+    )
+    joboutputs_bytes: Bytes = Field(1_000_000_000, ge=1, description="How much a machine may leave in $JOBOUTPUTS.")
+    joboutputs_files: Count = Field(5000, description="How many files and directories it may leave there.")
+    user_data_options: UserDataOptions = Field(
+        default_factory=dict,
+        description="Value that replaces `##user_data_option_NAME##` in the user_data of every machinetype.",
+    )
+    user_data_files: UserDataFiles = Field(
+        default_factory=dict,
+        description="File whose content replaces `##user_data_option_NAME##` in the user_data of every machinetype.",
+    )
+
+
+class Policy(Table):
+    """`[policy]`: what this site allows machinetypes to ask for."""
+
+    capabilities: tuple[Capability, ...] = Field((), description="Linux capabilities that a machinetype may keep.")
+    devices: tuple[Device, ...] = Field((), description="Device files of the host that a machinetype may use.")
+    host_network: StrictBool = Field(False, description='Whether a machinetype may use `network = "host"`.')
+    nested_containers: StrictBool = Field(True, description="Whether a machinetype may ask for `nested_containers`.")
+
+
+class PodmanOptions(Table):
+    """`[runtimes.podman]`: how the Podman runtime works on this host."""
+
+    socket: Line | None = Field(
+        None,
+        description="URL of the Podman service, `unix:///path`. Without it: a running one is found, or one is begun.",
+    )
+    oci_runtime: Literal["crun", "runc"] | None = Field(None, description="The OCI runtime. Without it: Podman's own.")
+    first_uid: Count | None = Field(
+        None, description="First host user id of the range that machines get their own ids from."
+    )
+    uid_count: Count | None = Field(None, description="Length of that range; each machine takes 65536 of it.")
+
+
+class MachineType(Table):
+    """`[machinetypes.NAME]`: what a machine of this type is, gets and may do."""
+
+    name: DnsLabel = Field(description="The NAME of the table: a-z, 0-9 and hyphen, at most 63 characters.")
+    machine_model: Annotated[Literal["container"], BeforeValidator(rules.machine_model)] = Field(
+        "container", description="What the machine is."
+    )
+    runtime: Annotated[Line, AfterValidator(rules.runtime)] = Field(
+        "auto", description="What runs it: `podman`, another runtime that is installed, or `auto`."
+    )
+    root_image: Annotated[Line, AfterValidator(rules.root_image)] = Field(
+        description="Root file system: a reference (`docker://` before it is allowed), `oci-archive:FILE`,"
+        " `docker-archive:FILE`, `oci:DIRECTORY` (an OCI image layout), or the path of an unpacked root directory or"
+        " of an archive. A path begins with `/`, `./` or `../`."
+    )
+    pull: Literal["missing", "always", "never"] = Field(
+        "missing", description="When a reference is fetched from its registry."
+    )
+    user_data: Annotated[Line, AfterValidator(rules.user_data)] | None = Field(
+        None,
+        description="Path, or http(s) URL, of the file that the machine finds as /user_data, after its"
+        " `##user_data_…##` patterns have been replaced. It is the machine's command unless `entrypoint` is given.",
+    )
+    user_data_options: UserDataOptions = Field(
+        default_factory=dict, description="Value that replaces `##user_data_option_NAME##` in user_data."
+    )
+    user_data_files: UserDataFiles = Field(
+        default_factory=dict,
+        description="File whose content replaces `##user_data_option_NAME##` and `##user_data_file_NAME##` in"
+        " user_data.",
+    )
+    entrypoint: Annotated[tuple[Text, ...], Field(min_length=1, max_length=1000)] | None = Field(
+        None, description="Command to run in place of user_data or of the image's own, a word an element."
+    )
+    args: Annotated[tuple[Text, ...], Field(max_length=1000)] | None = Field(
+        None, description="Arguments in place of the image's own; an empty list drops those."
+    )
+    user: Annotated[str, Field(pattern=rules.USER)] | None = Field(
+        None,
+        description="User inside the machine, `NAME`, `UID`, `NAME:GROUP` or `UID:GID`. Without it: root for"
+        " user_data, else the image's.",
+    )
+    environment: Mapping[Annotated[str, AfterValidator(rules.variable)], Text] = Field(
+        default_factory=dict, description="Environment variables of the machine's command."
+    )
+    secret_files: Mapping[Annotated[InsidePath, AfterValidator(rules.free_path)], Line] = Field(
+        default_factory=dict,
+        description="Files that only the machine's root may read: path in the machine = path on the host. The content"
+        " appears in no log and no listing.",
+    )
+    min_processors: Count = Field(1, description="Fewest processors that the machine can work with.")
+    max_processors: Count = Field(
+        default_factory=lambda data: data["min_processors"],
+        description="Most processors that the machine can use. Default: min_processors.",
+    )
+    mb_per_processor: MiB = Field(2048, ge=1, description="Memory for each processor. Default: that of [settings].")
+    pids: Count = Field(4096, description="Most processes and threads at a time.")
+    open_files: Count | None = Field(None, description="Most open files a process. Without it: the runtime's choice.")
+    console_bytes: Bytes = Field(
+        1_000_000, ge=131_072, description="How much of the console is kept. Default: that of [settings]."
+    )
+    joboutputs_bytes: Bytes = Field(
+        1_000_000_000, ge=1, description="How much may be left in $JOBOUTPUTS. Default: that of [settings]."
+    )
+    joboutputs_files: Count = Field(
+        5000, description="How many files and directories may be left there. Default: that of [settings]."
+    )
+    require_limits: Annotated[frozenset[Limit], BeforeValidator(rules.require_limits)] = Field(
+        frozenset(),
+        description="Limits that must be enforced, or the machine is not started: a list of `processors`, `memory`,"
+        " `pids`, `open_files`; `true` means all. Other limits are enforced where the host can.",
+    )
+    max_wallclock_seconds: Annotated[Seconds, Field(ge=1)] = Field(
+        86400, description="Longest life; the machine is ended then."
+    )
+    min_wallclock_seconds: Annotated[Seconds, Field(ge=1)] = Field(
+        default_factory=lambda data: data["max_wallclock_seconds"],
+        description="Shortest life that is worth a start. Default: max_wallclock_seconds.",
+    )
+    fizzle_seconds: Seconds = Field(600, description="A machine that ends younger than this has not found work.")
+    backoff_seconds: Seconds = Field(10, description="Wait after a machine of this type ended with an abort code.")
+    grace_secs: Seconds = Field(
+        1800, description="Notice between an earlier shutdown time and the end; grace_secs of the features."
+    )
+    heartbeat_file: Annotated[str, AfterValidator(rules.file_name)] | None = Field(
+        None, description="Name of the file in $JOBOUTPUTS that a healthy machine writes again and again."
+    )
+    heartbeat_seconds: Seconds = Field(
+        0, description="Longest time between two heartbeats; 0: the file must exist, its age does not matter."
+    )
+    features_form: Annotated[Literal["path", "file-url"], BeforeValidator(rules.features_form)] = Field(
+        "path", description="What $MACHINEFEATURES, $JOBFEATURES and $JOBOUTPUTS hold: a path or a file:// URL."
+    )
+    outcome: Annotated[
+        Mapping[Annotated[int, Field(ge=0, le=255)], Annotated[str, AfterValidator(rules.shutdown_message)]],
+        BeforeValidator(rules.exit_codes),
+    ] = Field(
+        default_factory=dict,
+        description='Shutdown message for an exit code, for payloads that write none: `{ 75 = "300 no work" }`.',
+    )
+    network: Network = Field(Network.BRIDGE, description="Network of the machine; `host` only if [policy] allows it.")
+    user_namespace: UserNamespace = Field(
+        UserNamespace.AUTO,
+        description="`required`: not started without a range of user ids of its own; `auto`: one where the host can.",
+    )
+    nested_containers: StrictBool = Field(
+        False, description="Whether the payload may make namespaces and mounts (Apptainer, unshare) inside."
+    )
+    capabilities: tuple[Capability, ...] = Field(
+        (), description="Linux capabilities to keep, of those that [policy] allows."
+    )
+    devices: tuple[Device, ...] = Field((), description="Device files of the host, of those that [policy] allows.")
+    architecture: (
+        Annotated[Literal["amd64", "arm64", "ppc64le", "riscv64", "s390x"], BeforeValidator(rules.architecture)] | None
+    ) = Field(None, description="Processor architecture that the image needs. Without it: the host's.")
+    read_only: StrictBool = Field(False, description="Whether the root file system is read-only.")
+    tmpfs: Mapping[Annotated[InsidePath, AfterValidator(rules.free_path)], Annotated[Bytes, Field(ge=4096)]] = Field(
+        default_factory=dict, description="Empty file systems in memory: path = size. They count as memory."
+    )
+    tmp_binds: tuple[Annotated[InsidePath, AfterValidator(rules.free_path)], ...] = Field(
+        (), description="Empty directories on the host's disk that go with the machine."
+    )
+
+    @model_validator(mode="after")
+    def _combination(self) -> "MachineType":
+        rules.combination(self)
+        return self
+
+    @property
+    def runs_user_data(self) -> bool:
+        """Whether /user_data is the machine's command."""
+        return self.user_data is not None and self.entrypoint is None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A checked configuration.
+
+    `runtimes` has each runtime's options as strings, as `runtimes.contract.Settings.options` wants them. `disabled`
+    has the machinetypes that cannot be used, with what is wrong. `origins` says which file set a key, by its path
+    (such as `("machinetypes", "atlas", "root_image")`); what it lacks is a default.
+    """
+
+    settings: Settings = field(default_factory=Settings)
+    policy: Policy = field(default_factory=Policy)
+    runtimes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    machinetypes: Mapping[str, MachineType] = field(default_factory=dict)
+    disabled: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
+    origins: Mapping[tuple[str, ...], str] = field(default_factory=dict)

@@ -1,0 +1,106 @@
+"""The kinds of value that configuration keys take: sizes with units, names, paths inside a machine, text.
+
+Bare numbers have Vac's unit where Vac has the option; strings carry their own: `k M G T` are powers of ten,
+`Ki Mi Gi Ti` powers of two.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, StrictFloat, StrictInt, WithJsonSchema
+
+MEBIBYTE = 1024 * 1024
+LONGEST_TEXT = 65_536
+MOST_BYTES = 2**63 - 1
+MOST_SECONDS = 10**9
+
+_SIZE = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,9}))? ?([kMGT]|[KMGT]i)?B?")
+_FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12} | {
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What a bare number of this kind counts; read by the reference page."""
+
+    name: str
+
+
+def size(value: object, bare: int = 1) -> int:
+    """Bytes for `512`, `"512Mi"`, `"1.5G"`; a bare number counts `bare` bytes. Raises ValueError saying what is meant.
+
+    A fraction of a byte is dropped.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return _bounded(value * bare)
+    if not isinstance(value, str):
+        raise ValueError('expected a size: a whole number, or a string such as "512Mi" or "10G"')
+    found = _SIZE.fullmatch(value.strip())
+    if not found:
+        raise ValueError(f'expected a size such as "512Mi" or "10G", got {shorten(value)}')
+    whole, fraction, unit = found.groups(default="")
+    factor = _FACTORS[unit] if unit else bare
+    return _bounded(int(whole) * factor + int(fraction or 0) * factor // 10 ** len(fraction))
+
+
+def shorten(value: object) -> str:
+    """The value as it would stand in a message: quoted, in one line, at most 60 characters."""
+    text = repr(value if not isinstance(value, str) else value[:80])
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def line(value: str) -> str:
+    """The text itself if it has no control character; else raises ValueError."""
+    if any(not character.isprintable() for character in value):
+        raise ValueError("expected one line without control characters")
+    return value
+
+
+def without_nul(value: str) -> str:
+    """The text itself if it may be an argument or a variable's value; else raises ValueError."""
+    if "\0" in value:
+        raise ValueError("may not contain a NUL character")
+    return value
+
+
+def inside_path(value: str) -> str:
+    """An absolute, plain path inside a machine; else raises ValueError. Trailing slashes are dropped."""
+    line(value)
+    path = value.rstrip("/")
+    if not value.startswith("/") or "//" in path or any(part in (".", "..") for part in path.split("/")):
+        raise ValueError(f'expected an absolute path without "." or "..", got {shorten(value)}')
+    if not path:
+        raise ValueError("the root of the machine cannot be replaced")
+    return path
+
+
+def _bounded(number: int) -> int:
+    if not 0 <= number <= MOST_BYTES:
+        raise ValueError("expected a size between 0 and 2^63-1 bytes")
+    return number
+
+
+def _mebibytes(value: Any) -> int:
+    return size(value, bare=MEBIBYTE) // MEBIBYTE
+
+
+_SIZE_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{_SIZE.pattern}$"}]}
+
+Bytes = Annotated[int, BeforeValidator(size), Unit("bytes"), WithJsonSchema(_SIZE_SCHEMA)]
+MiB = Annotated[int, BeforeValidator(_mebibytes), Unit("MiB"), WithJsonSchema(_SIZE_SCHEMA)]
+Seconds = Annotated[StrictInt, Field(ge=0, le=MOST_SECONDS), Unit("seconds")]
+Count = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
+Rating = Annotated[StrictFloat, Field(gt=0, le=1e6, allow_inf_nan=False)]
+Line = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(line)]
+Text = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(without_nul)]
+InsidePath = Annotated[str, Field(max_length=4096), AfterValidator(inside_path)]
+OptionName = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,64}$")]
+DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+DnsName = Annotated[
+    str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$", max_length=253)
+]
