@@ -150,6 +150,16 @@ class Limits:
     pids: int | None = None
     open_files: int | None = None
 
+    def asked(self) -> frozenset[Limit]:
+        """The limits that are set."""
+        values = {
+            Limit.PROCESSORS: self.processors,
+            Limit.MEMORY: self.memory_bytes,
+            Limit.PIDS: self.pids,
+            Limit.OPEN_FILES: self.open_files,
+        }
+        return frozenset(limit for limit, value in values.items() if value is not None)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
@@ -276,6 +286,7 @@ class Capabilities:
     networks: frozenset[Network] = frozenset()
     user_namespace: bool = False
     nested_containers: bool = False
+    fuse: bool = False  # within nested containers
     read_only_root: bool = False
     scratch: bool = False
     devices: bool = False
@@ -421,8 +432,7 @@ def unmet(spec: Spec, can: Capabilities) -> list[str]:
     ]
     asked += [
         ("limits", limit in can.limits, f"an enforced limit on {limit}")
-        for limit in sorted(spec.required_limits)
-        if getattr(spec.limits, limit) is not None
+        for limit in sorted(spec.required_limits & spec.limits.asked())
     ]
     return [
         what + (f" ({can.absent[name]})" if name in can.absent else "")

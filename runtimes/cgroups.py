@@ -1,0 +1,162 @@
+"""What the kernel's control groups say: layout of the host (v1, hybrid, v2), limits in force, use by a machine."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from runtimes.contract import Usage
+
+_UNLIMITED_V1 = 2**62
+
+
+class Layout(StrEnum):
+    """How control groups are mounted on this host."""
+
+    V1 = "v1"
+    HYBRID = "hybrid"
+    V2 = "v2"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Mounts:
+    """Where hierarchies are mounted: v1 by controller, and the unified one with the controllers that it lists."""
+
+    v1: Mapping[str, Path]
+    v2: Path | None
+    v2_controllers: frozenset[str]
+
+    @property
+    def layout(self) -> Layout:
+        """The layout that these mounts make."""
+        if self.v1:
+            return Layout.HYBRID if self.v2 else Layout.V1
+        return Layout.V2 if self.v2 else Layout.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """Limits found in a process's control groups; None where there is none."""
+
+    processors: float | None = None
+    memory_bytes: int | None = None
+    pids: int | None = None
+
+
+def mounts(mountinfo: str | None = None) -> Mounts:
+    """The hierarchies of this process's mount namespace, or those of the text of a mountinfo file."""
+    text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
+    v1: dict[str, Path] = {}
+    v2: Path | None = None
+    for line in text.splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.partition(" ")
+        point = Path(before.split()[4])
+        if kind == "cgroup":
+            v1.update({name: point for name in options.split()[-1].split(",") if name not in ("rw", "ro")})
+        elif kind == "cgroup2":
+            v2 = v2 or point
+    listed = _read(v2 / "cgroup.controllers") if v2 else None
+    return Mounts(v1, v2, frozenset((listed or "").split()))
+
+
+def directories(pid: int, where: Mounts) -> dict[str, Path]:
+    """The control group directory of a process by controller, and under "" its unified one.
+
+    Raises `ProcessLookupError` if there is no such process.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    except OSError as error:
+        raise ProcessLookupError(f"no process {pid}") from error
+    found: dict[str, Path] = {}
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            root = where.v1.get(controller) if controller else where.v2
+            if root:
+                found[controller] = root / path.lstrip("/")
+    return found
+
+
+def in_force(pid: int, where: Mounts) -> InForce:
+    """The limits that hold for a process. Raises `ProcessLookupError` if there is no such process."""
+    at = directories(pid, where)
+    if "memory" in at or "cpu" in at:
+        quota = _number(at, "cpu", "cpu.cfs_quota_us")
+        period = _number(at, "cpu", "cpu.cfs_period_us")
+        memory = _number(at, "memory", "memory.limit_in_bytes")
+        return InForce(
+            processors=quota / period if quota and period and quota > 0 else None,
+            memory_bytes=memory if memory is not None and memory < _UNLIMITED_V1 else None,
+            pids=_number(at, "pids", "pids.max"),
+        )
+    quota_text, _, period_text = (_value(at, "", "cpu.max") or "max 100000").partition(" ")
+    return InForce(
+        processors=int(quota_text) / int(period_text) if quota_text.isdecimal() else None,
+        memory_bytes=_number(at, "", "memory.max"),
+        pids=_number(at, "", "pids.max"),
+    )
+
+
+def usage(pid: int, where: Mounts) -> Usage:
+    """What a process's control group has used since it was made. Raises `ProcessLookupError` if it has ended."""
+    at = directories(pid, where)
+    received, sent = network_bytes(pid)
+    if "memory" in at or "cpuacct" in at:
+        oom = _fields(_value(at, "memory", "memory.oom_control")).get("oom_kill")
+        cpu = (_number(at, "cpuacct", "cpuacct.usage") or 0) / 1e9
+        memory = _number(at, "memory", "memory.usage_in_bytes")
+        peak = _number(at, "memory", "memory.max_usage_in_bytes")
+    else:
+        oom = _fields(_value(at, "", "memory.events")).get("oom_kill")
+        cpu = _fields(_value(at, "", "cpu.stat")).get("usage_usec", 0) / 1e6
+        memory = _number(at, "", "memory.current")
+        peak = _number(at, "", "memory.peak")
+    return Usage(
+        cpu_seconds=cpu,
+        memory_bytes=memory or 0,
+        memory_peak_bytes=peak,
+        network_received_bytes=received,
+        network_sent_bytes=sent,
+        oom_kills=oom,
+    )
+
+
+def network_bytes(pid: int) -> tuple[int | None, int | None]:
+    """Bytes received and sent by a process's network namespace, loopback left out; None where it cannot be read."""
+    text = _read(Path(f"/proc/{pid}/net/dev"))
+    if text is None:
+        return None, None
+    received = sent = 0
+    for line in text.splitlines()[2:]:
+        name, _, numbers = line.partition(":")
+        columns = numbers.split()
+        if name.strip() != "lo" and len(columns) >= 9:
+            received += int(columns[0])
+            sent += int(columns[8])
+    return received, sent
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except OSError:
+        return None
+
+
+def _value(at: Mapping[str, Path], controller: str, file: str) -> str | None:
+    directory = at.get(controller)
+    text = _read(directory / file) if directory else None
+    return text.strip() if text else None
+
+
+def _number(at: Mapping[str, Path], controller: str, file: str) -> int | None:
+    text = _value(at, controller, file)
+    return int(text) if text and text.lstrip("-").isdecimal() else None
+
+
+def _fields(text: str | None) -> dict[str, int]:
+    pairs = (line.split() for line in (text or "").splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}

@@ -1,0 +1,127 @@
+"""A spec as the body of Podman's `POST /libpod/containers/create`. Pure."""
+
+from typing import Any
+
+from runtimes.contract import Mount, Network, Spec
+from runtimes.idranges import IdRange
+
+LABEL = "lmd."
+PERIOD = 100_000
+FUSE = "/dev/fuse"
+ROOT_DIRECTORY_TMPFS = ("/tmp", "/run", "/var/tmp")  # noqa: S108  the machine's, not the host's
+SCRATCH_TMPFS_BYTES = 64_000_000
+CONSOLE_LEAST = 16_000_000
+
+
+def labels(spec: Spec, ids: IdRange | None) -> dict[str, str]:
+    """The stamp that makes a container ours."""
+    return {
+        f"{LABEL}id": spec.id,
+        f"{LABEL}owner": spec.owner,
+        f"{LABEL}space": spec.space,
+        f"{LABEL}machinetype": spec.machinetype,
+        f"{LABEL}digest": spec.digest(),
+        f"{LABEL}uid": str(ids.first if ids else 0),
+        f"{LABEL}scratch": str(len(spec.scratch)),
+    }
+
+
+def volume_name(machine_id: str, number: int) -> str:
+    """The engine's volume that holds a machine's scratch directory `number`."""
+    return f"lmd-{machine_id}-{number}"
+
+
+def create_body(
+    spec: Spec, *, image: str | None, root: str | None, ids: IdRange | None, nofile: int, nproc: int, fuse: str
+) -> dict[str, Any]:
+    """The request for `spec`, with its image's id or its root directory, its ids (None: none of its own), and the
+    greatest numbers of open files and processes that this host lets us set. `fuse`: how nested containers get the
+    FUSE device: "bind" (crun, which would make a node that only root may open), "device" (runc, which lets the
+    control group refuse a bound node) or "" (not at all)."""
+    open_files = min(spec.limits.open_files or nofile, nofile)
+    body: dict[str, Any] = {
+        "name": spec.id,
+        "hostname": spec.id,
+        "labels": labels(spec, ids),
+        "env": dict(spec.environment),
+        "cap_drop": ["ALL"],
+        "cap_add": sorted(spec.capabilities | ({"SETFCAP"} if spec.nested_containers else frozenset())),
+        "no_new_privileges": True,
+        "read_only_filesystem": spec.read_only_root or root is not None,
+        "netns": _network(spec.network),
+        "mounts": [_bind(m) for m in spec.mounts] + _tmpfs(spec, root is not None),
+        "volumes": [
+            {"Name": volume_name(spec.id, number), "Dest": str(target), "Options": ["rw", "nosuid", "nodev"]}
+            for number, target in enumerate(spec.scratch)
+        ],
+        "image_volume_mode": "tmpfs" if spec.read_only_root else "anonymous",
+        "resource_limits": _limits(spec),
+        "r_limits": [
+            {"type": "nofile", "soft": open_files, "hard": open_files},
+            {"type": "nproc", "soft": nproc, "hard": nproc},
+        ],
+        "log_configuration": {"driver": "k8s-file", "size": max(4 * spec.console_bytes, CONSOLE_LEAST)},
+        "devices": [{"path": path} for path in spec.devices],
+        "stop_signal": 15,
+        "systemd": "false",
+    }
+    body |= {"rootfs": root} if root else {"image": image}
+    body |= {name: list(v) for name, v in (("entrypoint", spec.entrypoint), ("command", spec.args)) if v is not None}
+    if spec.entrypoint is not None and spec.args is None:
+        body["command"] = []
+    if spec.user:
+        body["user"] = spec.user
+    if spec.lifetime_seconds:
+        body["timeout"] = spec.lifetime_seconds
+    if ids:
+        mapping = [{"container_id": 0, "host_id": ids.first, "size": ids.count}]
+        body["userns"] = {"nsmode": "private"}
+        body["idmappings"] = {"HostUIDMapping": False, "HostGIDMapping": False, "UIDMap": mapping, "GIDMap": mapping}
+    if spec.nested_containers:
+        body["unmask"] = ["ALL"]
+        if fuse == "bind":
+            body["mounts"].append(_device_bind(FUSE))
+        elif fuse == "device":
+            body["devices"].append({"path": FUSE})
+    return body
+
+
+def _network(network: Network) -> dict[str, str]:
+    return {"nsmode": {Network.BRIDGE: "bridge", Network.HOST: "host", Network.NONE: "none"}[network]}
+
+
+def _bind(mount: Mount) -> dict[str, Any]:
+    options = ["rbind", "ro" if mount.read_only else "rw", "nosuid", "nodev"]
+    options.append("rslave" if mount.propagate else "rprivate")
+    return {"type": "bind", "source": str(mount.source), "destination": str(mount.target), "options": options}
+
+
+def _device_bind(path: str) -> dict[str, Any]:
+    return {"type": "bind", "source": path, "destination": path, "options": ["bind", "rw", "nosuid"]}
+
+
+def _tmpfs(spec: Spec, root_directory: bool) -> list[dict[str, Any]]:
+    sizes = {str(t.target): t.size_bytes for t in spec.tmpfs}
+    if spec.read_only_root or root_directory:
+        taken = {str(target) for target in spec.scratch} | {str(m.target) for m in spec.mounts}
+        sizes = {t: SCRATCH_TMPFS_BYTES for t in ROOT_DIRECTORY_TMPFS if t not in taken} | sizes
+    return [
+        {
+            "type": "tmpfs",
+            "source": "tmpfs",
+            "destination": target,
+            "options": ["rw", "nosuid", "nodev", "mode=1777", f"size={size}"],
+        }
+        for target, size in sizes.items()
+    ]
+
+
+def _limits(spec: Spec) -> dict[str, Any]:
+    limits: dict[str, Any] = {}
+    if spec.limits.processors is not None:
+        limits["cpu"] = {"period": PERIOD, "quota": round(spec.limits.processors * PERIOD)}
+    if spec.limits.memory_bytes is not None:
+        limits["memory"] = {"limit": spec.limits.memory_bytes, "swap": spec.limits.memory_bytes}
+    if spec.limits.pids is not None:
+        limits["pids"] = {"limit": spec.limits.pids}
+    return limits

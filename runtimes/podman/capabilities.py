@@ -1,0 +1,54 @@
+"""What Podman can do on this host, from its own `info` and the mode of the FUSE device. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from runtimes.contract import Capabilities, Delivery, EndReason, ImageKind, Limit, Network
+
+CONTROLLERS = {Limit.PROCESSORS: "cpu", Limit.MEMORY: "memory", Limit.PIDS: "pids"}
+"""The control group controller that each limit needs."""
+
+TOLD = frozenset(EndReason)
+"""Podman, with the kernel's log, can tell every end reason; see `translate.end`."""
+
+
+def capabilities(info: Mapping[str, Any], fuse_mode: int | None) -> Capabilities:
+    """`info` of the API; `fuse_mode` is the mode of /dev/fuse, None if the host has none."""
+    host = info["host"]
+    rootless = bool(host["security"]["rootless"])
+    controllers = set(host.get("cgroupControllers") or ())
+    limits = {limit for limit, controller in CONTROLLERS.items() if controller in controllers}
+    absent = {}
+    if len(limits) < len(CONTROLLERS):
+        absent["limits"] = f"no control group controller that {'this user' if rootless else 'podman'} may use"
+    if rootless:
+        absent["user_namespace"] = "rootless podman shares the user's own ids between machines"
+        absent["devices"] = "rootless podman cannot hand devices on"
+    fuse = fuse_mode is not None and fuse_mode & 0o006 == 0o006
+    if not fuse:
+        absent["fuse"] = "no /dev/fuse" if fuse_mode is None else "/dev/fuse is root's alone: chmod 666 /dev/fuse"
+    return Capabilities(
+        isolation="container",
+        images=frozenset(ImageKind),
+        delivery=frozenset({Delivery.BIND}),
+        limits=frozenset(limits | {Limit.OPEN_FILES}),
+        networks=frozenset(Network),
+        user_namespace=not rootless,
+        nested_containers=True,
+        fuse=fuse,
+        read_only_root=True,
+        scratch=True,
+        devices=not rootless,
+        before_start=True,
+        architectures=frozenset({str(host["arch"])}),
+        end_reasons=TOLD,
+        absent=absent,
+    )
+
+
+def fuse_by(info: Mapping[str, Any], fuse_mode: int | None) -> str:
+    """How nested containers get /dev/fuse: "bind", "device" or "" (see `body.create_body`)."""
+    if fuse_mode is None:
+        return ""
+    rootful_runc = info["host"]["ociRuntime"]["name"] == "runc" and not info["host"]["security"]["rootless"]
+    return "device" if rootful_runc else "bind"

@@ -1,0 +1,56 @@
+"""What a machine needs of the host before Podman is asked for it: a checked root, free ids, files it may own."""
+
+import os
+from pathlib import Path
+
+from runtimes import idranges, rlimits
+from runtimes.contract import Image, ImageKind, Rejected, Spec
+from runtimes.idranges import IdRange
+
+FUSE = Path("/dev/fuse")
+NEEDED = ("etc/hosts", "etc/hostname", "etc/resolv.conf", "proc", "sys", "dev", "tmp", "run")
+"""What a root directory must hold already: nothing can be made in it, since it is used in place (HOST: read-only)."""
+
+
+def root_directory(image: Image) -> str | None:
+    """The checked path of an unpacked root, or None for other kinds. Raises `Rejected` naming what the root lacks."""
+    if image.kind is not ImageKind.ROOT_DIRECTORY:
+        return None
+    root = Path(image.location)
+    if not root.is_dir():
+        raise Rejected(f"image {root}: no such directory")
+    lacking = [name for name in NEEDED if not (root / name).exists() and not (root / name).is_symlink()]
+    if lacking:
+        raise Rejected(f"image {root}: cannot be used in place, it lacks {', '.join('/' + name for name in lacking)}")
+    return str(root)
+
+
+def give(spec: Spec, ids: IdRange | None) -> None:
+    """Make the machine's root the owner of what it is to own; without ids of its own that is the caller already."""
+    for mount in spec.mounts:
+        if ids and mount.owned_by_machine:
+            os.chown(mount.source, ids.first, ids.first, follow_symlinks=False)
+
+
+def subordinate() -> list[IdRange]:
+    """The ranges that the host has promised to its users (subuid(5), subgid(5))."""
+    found: list[IdRange] = []
+    for path in (Path("/etc/subuid"), Path("/etc/subgid")):
+        try:
+            found += [r for ranges in idranges.parse_subordinate(path.read_text()).values() for r in ranges]
+        except OSError:
+            continue
+    return found
+
+
+def greatest(socket: Path) -> tuple[int, int]:
+    """The most open files and processes that the service behind `socket` can hand on."""
+    return rlimits.greatest("NOFILE", socket), rlimits.greatest("NPROC", socket)
+
+
+def fuse_mode() -> int | None:
+    """The mode of the host's FUSE device; None if there is none."""
+    try:
+        return FUSE.stat().st_mode
+    except OSError:
+        return None
