@@ -6,17 +6,32 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
-from runtimes.conformance.check import NotApplicable, Violation, needs
+from runtimes.conformance.check import NotApplicable, Violation
 from runtimes.conformance.context import Context
 from runtimes.conformance.payloads import Payload
-from runtimes.contract import Capabilities, Logs, Network, Runtime, RuntimeFault, Seen, Spec, State
+from runtimes.contract import Capabilities, Image, Logs, Network, Runtime, RuntimeFault, Seen, Spec, State
 
 T = TypeVar("T")
 OWNER = "run:conformance"
 SPACE = "conformance.invalid"
 MACHINETYPE = "conformance"
+
+
+def plain_spec(machine_id: str, image: Image, payload: Payload) -> Spec:
+    """A spec without network or limits; the same in every process, so that its digest is too."""
+    return Spec(
+        id=machine_id,
+        owner=OWNER,
+        space=SPACE,
+        machinetype=MACHINETYPE,
+        image=image,
+        entrypoint=payload.entrypoint,
+        args=payload.args,
+        network=Network.NONE,
+    )
 
 
 class Bench:
@@ -60,17 +75,8 @@ class Bench:
 
     def spec(self, payload: Payload, **changes: Any) -> Spec:
         """A spec without network or limits for `payload` under a new id, with `changes` to its fields."""
-        plain = Spec(
-            id=changes.pop("id", None) or self.new_id(),
-            owner=OWNER,
-            space=SPACE,
-            machinetype=MACHINETYPE,
-            image=self.context.image,
-            entrypoint=payload.entrypoint,
-            args=payload.args,
-            network=Network.NONE,
-        )
-        return replace(plain, **changes)
+        machine_id = changes.pop("id", None) or self.new_id()
+        return replace(plain_spec(machine_id, self.context.image, payload), **changes)
 
     def shell(self, script: str, **changes: Any) -> Spec:
         """A spec that runs `script`; `NotApplicable` where machines have no shell."""
@@ -120,14 +126,18 @@ class Bench:
 
     async def console(self, machine_id: str) -> bytes:
         """All that is kept of the console; `NotApplicable` where the runtime keeps none."""
+        return b"".join([chunk.data async for chunk in self.logs().console(machine_id, follow=False)])
+
+    def logs(self) -> Logs:
+        """The runtime as one that keeps consoles; `NotApplicable` where it keeps none."""
         if not isinstance(self.runtime, Logs):
             raise NotApplicable("this runtime keeps no console")
-        return b"".join([chunk.data async for chunk in self.runtime.console(machine_id, follow=False)])
+        return self.runtime
 
     async def inside(self, script: str, **changes: Any) -> str:
         """What `script` prints in a machine of its own, as text; `Violation` if it does not end with code 0."""
         spec = self.shell(script, **changes)
-        needs(isinstance(self.runtime, Logs), "this runtime keeps no console")
+        self.logs()
         await self.runtime.create(spec)
         seen = await self.ended(spec.id)
         said = (await self.console(spec.id)).decode(errors="replace")
@@ -135,6 +145,12 @@ class Bench:
             raise Violation(f"the script in machine {spec.id} ended with {seen.end} and said {said[-300:]!r}")
         await self.runtime.destroy(spec.id)
         return said
+
+    def folder(self, name: str) -> Path:
+        """An empty directory on the host, for this check alone."""
+        made = self.context.directory / secrets.token_hex(4) / name
+        made.mkdir(parents=True)
+        return made
 
     async def left(self, machine_id: str) -> list[str]:
         """What the host still has of a machine; empty as well where no hook can tell."""

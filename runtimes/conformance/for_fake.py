@@ -8,7 +8,7 @@ from pathlib import Path
 from runtimes.conformance.context import Context, Outage
 from runtimes.conformance.payloads import Payload
 from runtimes.contract import Image, ImageKind, Runtime, Settings
-from runtimes.fake import Fake, FakeEngine, Faults
+from runtimes.fake import EXCHANGES, Fake, FakeEngine, Faults
 
 
 class FakePayloads:
@@ -37,6 +37,9 @@ class FakePayloads:
 
     def shout(self, size: int) -> Payload:
         return _script("print", "first", "shout", str(size), "print", "last")
+
+    def talk(self, pause: float) -> Payload:
+        return _script("print", "first", "sleep", str(pause), "print", "last")
 
     def write(self, path: str, text: str) -> Payload:
         return _script("write", path, text)
@@ -87,9 +90,9 @@ def fake_context(settings: Settings, directory: Path, *, make: Callable[[], Runt
         foreign=FakeForeign(engine),
         leftovers=leftovers,
         outages={
-            "no answer": _outage(engine, Faults(unavailable=frozenset({"machines"})), new),
+            "no answer": _outage(engine, Faults(unavailable=frozenset(EXCHANGES)), new),
             "half a listing": _outage(engine, Faults(partial=True), new),
-            "the answer lost": _outage(engine, Faults(lose_reply=frozenset({"machines"})), new),
+            "answers lost": _outage(engine, Faults(lose_reply=frozenset(EXCHANGES)), new),
         },
     )
 

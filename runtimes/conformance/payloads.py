@@ -39,6 +39,9 @@ class Payloads(Protocol):
     def shout(self, size: int) -> Payload:
         """Print a line `first`, `size` bytes, a line `last`; end with code 0."""
 
+    def talk(self, pause: float) -> Payload:
+        """Print a line `first`, wait, print a line `last`; end with code 0."""
+
     def write(self, path: str, text: str) -> Payload:
         """Write `text` to the file `path`, end with code 0; with another code if it cannot be written."""
 
@@ -79,6 +82,9 @@ class ShellPayloads:
 
     def shout(self, size: int) -> Payload:
         return self.shell(f"echo first; yes 0123456789abcde | head -c {size}; echo; echo last")
+
+    def talk(self, pause: float) -> Payload:
+        return self.shell(f"echo first; sleep {pause}; echo last")
 
     def write(self, path: str, text: str) -> Payload:
         return Payload(("/bin/sh", "-c"), ('printf %s "$2" > "$1"', "sh", path, text))

@@ -30,6 +30,9 @@ CREATE TABLE IF NOT EXISTS call (number INTEGER PRIMARY KEY, exchange TEXT NOT N
 """
 
 
+EXEC_BYTES = 10_000_000
+
+
 class Clock(Protocol):
     """Where the time comes from."""
 
@@ -225,7 +228,7 @@ class FakeEngine:
         runs = script.history(commands, now, None, None, record.memory_bytes)
         console = Console()
         for effect in runs.effects:
-            console = self._perform(record, effect.step, console, limit)
+            console = self._perform(record, effect.step, console, EXEC_BYTES)
         code = runs.end.exit_code if runs.end else None
         return (console.head + console.tail)[:limit], 0 if code is None else code
 

@@ -199,6 +199,7 @@ class Fake:
         wrong = unmet(spec, self._can)
         wrong += [f"Linux capability {name}" for name in sorted(spec.capabilities - LINUX_CAPABILITIES)]
         wrong += [f"device {device}" for device in spec.devices if not Path(device).exists()]
+        wrong += [f"file or directory {m.source} to mount" for m in spec.mounts if not m.source.exists()]
         if spec.limits.memory_bytes is not None and spec.limits.memory_bytes < LEAST_MEMORY:
             wrong.append(f"{spec.limits.memory_bytes} bytes of memory (at least {LEAST_MEMORY})")
         if wrong:

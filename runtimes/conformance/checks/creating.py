@@ -52,7 +52,14 @@ async def other_digest_is_a_conflict(bench: Bench) -> None:
 
 @check("creates of one id at the same time from two instances make one machine", invariant=3)
 async def concurrent_creates_make_one(bench: Bench) -> str:
-    spec = bench.spec(bench.payloads.sleep(60))
+    steps: list[Started] = []
+
+    async def step(started: Started) -> None:
+        await asyncio.sleep(0.1)
+        steps.append(started)
+
+    can = await bench.can()
+    spec = bench.spec(bench.payloads.sleep(60), before_start=step if can.before_start else None)
     instances = (bench.runtime, bench.instance(), bench.instance())
     got = await asyncio.gather(*(one.create(spec) for one in instances), return_exceptions=True)
     for answer in got:
@@ -61,6 +68,7 @@ async def concurrent_creates_make_one(bench: Bench) -> str:
     seen = await bench.runtime.create(spec)
     expect(seen.state is State.RUNNING, f"the machine is {seen.state} after all")
     expect((await bench.get(spec.id)).started == seen.started, "there is more than one machine")
+    expect(len(steps) <= 1, f"before_start ran {len(steps)} times for one machine")
     return f"{sum(isinstance(answer, Seen) for answer in got)} of {len(got)} returned it at once"
 
 

@@ -54,12 +54,37 @@ async def outage_is_never_an_empty_list(bench: Bench) -> str:
     seen = await bench.start(bench.payloads.sleep(60))
     for name, outage in bench.context.outages.items():
         async with outage() as runtime:
-            try:
-                listed = await runtime.machines()
-            except Unavailable:
-                continue
-            expect(False, f"{name}: machines returned {len(listed)} instead of raising Unavailable")
+            await runtime.probe()
+            for what, ask in (("machines", runtime.machines), ("usage", runtime.usage)):
+                with suppress(Unavailable):
+                    told = await ask()
+                    expect(False, f"{name}: {what} told {len(told)} instead of raising Unavailable")
     expect((await bench.get(seen.id)).state is State.RUNNING, "the machine did not outlive the outages")
+    return ", ".join(bench.context.outages)
+
+
+@check("what returns without an error in an outage was done", invariant=2)
+async def outage_is_never_success(bench: Bench) -> str:
+    needs(bool(bench.context.outages), "no way to take the engine away was given")
+    for name, outage in bench.context.outages.items():
+        stopped, destroyed = [await bench.start(bench.payloads.sleep(60)) for _ in range(2)]
+        spec = bench.spec(bench.payloads.sleep(60))
+        done: set[str] = set()
+        async with outage() as runtime:
+            for what, act in (
+                ("create", runtime.create(spec)),
+                ("stop", runtime.stop(stopped.id, grace=0)),
+                ("destroy", runtime.destroy(destroyed.id)),
+            ):
+                with suppress(Unavailable):
+                    await act
+                    done.add(what)
+        if "create" in done:
+            expect(await bench.find(spec.id) is not None, f"{name}: create returned and nothing was created")
+        if "stop" in done:
+            expect((await bench.get(stopped.id)).state is State.EXITED, f"{name}: stop returned and nothing stopped")
+        if "destroy" in done:
+            expect(await bench.find(destroyed.id) is None, f"{name}: destroy returned and nothing was destroyed")
     return ", ".join(bench.context.outages)
 
 
@@ -92,5 +117,6 @@ CHECKS = (
     created_is_listed_with_stamps,
     every_machine_is_listed,
     outage_is_never_an_empty_list,
+    outage_is_never_success,
     foreign_machine_is_untouched,
 )
