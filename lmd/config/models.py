@@ -17,10 +17,12 @@ from lmd.config.values import (
     Count,
     DnsLabel,
     DnsName,
+    HostPath,
     InsidePath,
     Line,
     MiB,
     OptionName,
+    Processors,
     Rating,
     Seconds,
     Text,
@@ -29,6 +31,7 @@ from runtimes.contract import Limit, Network, UserNamespace
 
 Capability = Annotated[str, BeforeValidator(rules.capability)]
 Device = Annotated[str, AfterValidator(rules.device)]
+ExitCode = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,2})$")]
 UserDataOptions = Mapping[OptionName, Text]
 UserDataFiles = Mapping[OptionName, Line]
 
@@ -44,7 +47,7 @@ class Settings(Table):
 
     space: DnsName = Field("lm-run", description="Name of the space that the machines belong to, a DNS name.")
     mb_per_processor: MiB = Field(
-        2048, ge=1, description="Memory for each processor of a machine; a hard limit that includes swap."
+        2048, description="Memory for each processor of a machine; a hard limit that includes swap."
     )
     hs06_per_processor: Rating | None = Field(
         None,
@@ -65,6 +68,11 @@ class Settings(Table):
         description="File whose content replaces `##user_data_option_NAME##` in the user_data of every machinetype.",
     )
 
+    @model_validator(mode="after")
+    def _combination(self) -> "Settings":
+        rules.together(rules.patterns(self.user_data_options, self.user_data_files))
+        return self
+
 
 class Policy(Table):
     """`[policy]`: what this site allows machinetypes to ask for."""
@@ -78,11 +86,20 @@ class Policy(Table):
 class PodmanOptions(Table):
     """`[runtimes.podman]`: how the Podman runtime works on this host."""
 
-    socket: Line | None = Field(
+    socket: Annotated[Line, AfterValidator(rules.podman_socket)] | None = Field(
         None,
-        description="URL of the Podman service, `unix:///path`. Without it: a running one is found, or one is begun.",
+        description="Socket of the Podman service, a path or `unix:///path`. Without it: the one that answers, or one"
+        " of our own.",
     )
-    oci_runtime: Literal["crun", "runc"] | None = Field(None, description="The OCI runtime. Without it: Podman's own.")
+    oci_runtime: Literal["crun", "runc"] | None = Field(
+        None, description="OCI runtime of a service of our own. Without it: one that works on this host."
+    )
+    root: HostPath | None = Field(
+        None, description="Directory in which a service of our own keeps images and containers. Without it: Podman's."
+    )
+    runroot: HostPath | None = Field(None, description="Its directory for state that a restart of the host ends.")
+    tmpdir: HostPath | None = Field(None, description="Its directory for locks and for the lists of what runs.")
+    network_config_dir: HostPath | None = Field(None, description="Its directory for the definitions of networks.")
     first_uid: Count | None = Field(
         None, description="First host user id of the range that machines get their own ids from."
     )
@@ -139,24 +156,20 @@ class MachineType(Table):
         description="Files that only the machine's root may read: path in the machine = path on the host. The content"
         " appears in no log and no listing.",
     )
-    min_processors: Count = Field(1, description="Fewest processors that the machine can work with.")
-    max_processors: Count = Field(
+    min_processors: Processors = Field(1, description="Fewest processors that the machine can work with.")
+    max_processors: Processors = Field(
         default_factory=lambda data: data["min_processors"],
-        description="Most processors that the machine can use. Default: min_processors.",
+        description="Most processors that the machine can use.",
     )
-    mb_per_processor: MiB = Field(2048, ge=1, description="Memory for each processor. Default: that of [settings].")
+    mb_per_processor: MiB = Field(2048, description="Memory for each processor.")
     pids: Count = Field(4096, description="Most processes and threads at a time.")
     open_files: Count | None = Field(None, description="Most open files a process. Without it: the runtime's choice.")
-    console_bytes: Bytes = Field(
-        1_000_000, ge=131_072, description="How much of the console is kept. Default: that of [settings]."
-    )
-    joboutputs_bytes: Bytes = Field(
-        1_000_000_000, ge=1, description="How much may be left in $JOBOUTPUTS. Default: that of [settings]."
-    )
-    joboutputs_files: Count = Field(
-        5000, description="How many files and directories may be left there. Default: that of [settings]."
-    )
-    require_limits: Annotated[frozenset[Limit], BeforeValidator(rules.require_limits)] = Field(
+    console_bytes: Bytes = Field(1_000_000, ge=131_072, description="How much of the console is kept.")
+    joboutputs_bytes: Bytes = Field(1_000_000_000, ge=1, description="How much may be left in $JOBOUTPUTS.")
+    joboutputs_files: Count = Field(5000, description="How many files and directories may be left there.")
+    require_limits: Annotated[
+        frozenset[Limit], BeforeValidator(rules.require_limits, json_schema_input_type=bool | list[Limit])
+    ] = Field(
         frozenset(),
         description="Limits that must be enforced, or the machine is not started: a list of `processors`, `memory`,"
         " `pids`, `open_files`; `true` means all. Other limits are enforced where the host can.",
@@ -166,9 +179,11 @@ class MachineType(Table):
     )
     min_wallclock_seconds: Annotated[Seconds, Field(ge=1)] = Field(
         default_factory=lambda data: data["max_wallclock_seconds"],
-        description="Shortest life that is worth a start. Default: max_wallclock_seconds.",
+        description="Shortest life that is worth a start.",
     )
-    fizzle_seconds: Seconds = Field(600, description="A machine that ends younger than this has not found work.")
+    fizzle_seconds: Seconds = Field(
+        600, description="A machine that ends younger than this, and says nothing else, has found no work."
+    )
     backoff_seconds: Seconds = Field(10, description="Wait after a machine of this type ended with an abort code.")
     grace_secs: Seconds = Field(
         1800, description="Notice between an earlier shutdown time and the end; grace_secs of the features."
@@ -184,7 +199,7 @@ class MachineType(Table):
     )
     outcome: Annotated[
         Mapping[Annotated[int, Field(ge=0, le=255)], Annotated[str, AfterValidator(rules.shutdown_message)]],
-        BeforeValidator(rules.exit_codes),
+        BeforeValidator(rules.exit_codes, json_schema_input_type=Mapping[ExitCode, str]),
     ] = Field(
         default_factory=dict,
         description='Shutdown message for an exit code, for payloads that write none: `{ 75 = "300 no work" }`.',
@@ -214,7 +229,7 @@ class MachineType(Table):
 
     @model_validator(mode="after")
     def _combination(self) -> "MachineType":
-        rules.combination(self)
+        rules.together(rules.combination(self))
         return self
 
     @property

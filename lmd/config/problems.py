@@ -13,7 +13,8 @@ from lmd.config.values import shorten
 
 _BARE = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _TYPES = {
-    "missing": "is missing; {description}",
+    "missing": "is missing: {description}",
+    "string_unicode": "is not UTF-8 text",
     "string_type": "expected a string, got {got}",
     "int_type": "expected a whole number, got {got}",
     "float_type": "expected a number, got {got}",
@@ -85,25 +86,16 @@ def translate(error: ValidationError, descriptions: Mapping[str, str]) -> Iterat
         elif isinstance(reason, ValueError):
             yield path, str(reason)
         elif found["type"] == "string_pattern_mismatch":
-            yield path, f"{_PATTERNS.get(path[0], 'has characters that are not allowed')}, got {_got(found['input'])}"
+            yield (
+                path,
+                f"{_PATTERNS.get(path[0], 'has characters that are not allowed')}, got {shorten(found['input'])}",
+            )
         else:
             known = _TYPES.get(found["type"], "{msg}")
-            description = descriptions.get(path[0] if path else "", "")
+            description = descriptions.get(path[0] if path else "", "").partition(". ")[0]
             yield (
                 path,
                 known.format_map(
-                    {**context, "got": _got(found["input"]), "msg": found["msg"], "description": description}
+                    {**context, "got": shorten(found["input"]), "msg": found["msg"], "description": description}
                 ),
             )
-
-
-def _got(value: object) -> str:
-    """The value as its file has it, or the kind of value where it would be long."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (int, float)):
-        return "a number" if abs(value) > 10**18 else repr(value)
-    if isinstance(value, str):
-        return shorten(value)
-    kinds = {dict: "a table", list: "a list", tuple: "a list"}
-    return next((text for kind, text in kinds.items() if isinstance(value, kind)), f"a {type(value).__name__}")

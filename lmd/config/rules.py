@@ -12,17 +12,23 @@ from runtimes.contract import ImageKind, Limit
 if TYPE_CHECKING:
     from lmd.config.models import MachineType
 
+Clash = tuple[tuple[str, ...], str]
+"""Keys as the file has them, and what is wrong with the first of them beside the others."""
+
+USER_DATA_OPTION = "user_data_option_"
+USER_DATA_FILE = "user_data_file_"
 USER = r"^([a-z_][a-z0-9_-]{0,31}|[0-9]{1,10})(:([a-z_][a-z0-9_-]{0,31}|[0-9]{1,10}))?$"
 OWN_VARIABLES = frozenset({"MACHINEFEATURES", "JOBFEATURES", "JOBOUTPUTS"})
 OWN_PATHS = ("/etc/machinefeatures", "/etc/jobfeatures", "/var/spool/joboutputs", "/user_data")
 KERNEL_PATHS = ("/proc", "/sys", "/dev")
-CAPABILITIES = frozenset(
+_CAPABILITIES = (
     "AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE DAC_READ_SEARCH"
     " FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE MKNOD NET_ADMIN"
     " NET_BIND_SERVICE NET_BROADCAST NET_RAW PERFMON SETFCAP SETGID SETPCAP SETUID SYSLOG SYS_ADMIN SYS_BOOT"
     " SYS_CHROOT SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG"
-    " WAKE_ALARM".split()  # noqa: SIM905
+    " WAKE_ALARM"
 )
+CAPABILITIES = frozenset(_CAPABILITIES.split())
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 _MESSAGE = re.compile(r"[1-7][0-9]{2} \S.{0,198}")
@@ -35,9 +41,9 @@ _KINDS = {
 
 
 class Clashes(ValueError):
-    """Keys of one table that cannot stand together: for each, the keys, and the sentence shown at the first of them."""
+    """Keys of one table that cannot stand together."""
 
-    def __init__(self, found: list[tuple[tuple[str, ...], str]]) -> None:
+    def __init__(self, found: list[Clash]) -> None:
         super().__init__("; ".join(f"{keys[0]}: {text}" for keys, text in found))
         self.found = found
 
@@ -76,6 +82,13 @@ def user_data(value: str) -> str:
     """A path or an http(s) URL; else raises ValueError."""
     if "://" in value and not re.match(r"https?://[^/\s]+", value):
         raise ValueError(f"expected a path or an http(s) URL, got {shorten(value)}")
+    return value
+
+
+def podman_socket(value: str) -> str:
+    """The path of a Unix socket, or its `unix://` URL; else raises ValueError."""
+    if not re.fullmatch(r"(unix://)?/.+", value):
+        raise ValueError(f"expected /path or unix:///path, got {shorten(value)}")
     return value
 
 
@@ -177,13 +190,28 @@ def shutdown_message(value: str) -> str:
     return value
 
 
-def combination(machinetype: "MachineType") -> None:
-    """Raises `Clashes` for keys that cannot stand together."""
-    if found := [*_lives(machinetype), *_commands(machinetype), *_places(machinetype)]:
+def together(clashes: Iterable[Clash]) -> None:
+    """Raises `Clashes` if there is any."""
+    if found := list(clashes):
         raise Clashes(found)
 
 
-def _lives(mt: "MachineType") -> Iterator[tuple[tuple[str, ...], str]]:
+def combination(machinetype: "MachineType") -> Iterator[Clash]:
+    """The keys of a machinetype that cannot stand together."""
+    yield from _lives(machinetype)
+    yield from _commands(machinetype)
+    yield from _places(machinetype)
+    yield from patterns(machinetype.user_data_options, machinetype.user_data_files)
+
+
+def patterns(options: Iterable[str], files: Iterable[str]) -> Iterator[Clash]:
+    """The patterns of user_data that have both a value and a file."""
+    for name in sorted(set(options) & set(files)):
+        keys = (f"{USER_DATA_FILE}{name}", f"{USER_DATA_OPTION}{name}")
+        yield keys, f"fills the same pattern as {keys[1]}; keep one of them"
+
+
+def _lives(mt: "MachineType") -> Iterator[Clash]:
     if mt.max_processors < mt.min_processors:
         yield (
             ("max_processors", "min_processors"),
@@ -200,7 +228,7 @@ def _lives(mt: "MachineType") -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("heartbeat_file",), "shutdown_message is the file in which a machine says how it ended; name another"
 
 
-def _commands(mt: "MachineType") -> Iterator[tuple[tuple[str, ...], str]]:
+def _commands(mt: "MachineType") -> Iterator[Clash]:
     kind, _ = split_image(mt.root_image)
     if mt.pull != "missing" and kind is not ImageKind.REFERENCE:
         yield ("pull", "root_image"), f'"{mt.pull}" is for image references, and root_image is a file or directory'
@@ -211,14 +239,14 @@ def _commands(mt: "MachineType") -> Iterator[tuple[tuple[str, ...], str]]:
             " or give an entrypoint",
         )
     if mt.user_data is None:
-        for key in ("user_data_options", "user_data_files"):
-            if getattr(mt, key) and key in mt.model_fields_set:
-                yield (key, "user_data"), "is given, but there is no user_data to put it into"
+        for prefix, names in ((USER_DATA_OPTION, mt.user_data_options), (USER_DATA_FILE, mt.user_data_files)):
+            for name in names:
+                yield (f"{prefix}{name}", "user_data"), "is given, but there is no user_data to put it into"
     if mt.entrypoint is not None and not mt.entrypoint[0]:
         yield ("entrypoint",), "the first element names the command and cannot be empty"
 
 
-def _places(mt: "MachineType") -> Iterator[tuple[tuple[str, ...], str]]:
+def _places(mt: "MachineType") -> Iterator[Clash]:
     seen: dict[str, str] = {}
     for key, paths in (("tmpfs", mt.tmpfs), ("tmp_binds", mt.tmp_binds), ("secret_files", mt.secret_files)):
         for path in paths:

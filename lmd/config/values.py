@@ -4,6 +4,7 @@ Bare numbers have Vac's unit where Vac has the option; strings carry their own: 
 `Ki Mi Gi Ti` powers of two.
 """
 
+import datetime
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -49,15 +50,29 @@ def size(value: object, bare: int = 1) -> int:
 
 
 def shorten(value: object) -> str:
-    """The value as it would stand in a message: quoted, in one line, at most 60 characters."""
-    text = repr(value if not isinstance(value, str) else value[:80])
-    return text if len(text) <= 60 else text[:57] + "..."
+    """The value as it would stand in a message: text quoted, in one line, at most 60 characters; or its kind."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return repr(value) if abs(value) < 10**18 or value != value else "a number beyond all bounds"
+    if isinstance(value, str):
+        text = repr(value[:80])
+        return text if len(text) <= 60 else text[:57] + "..."
+    kinds = {dict: "a table", list: "a list", tuple: "a list", datetime.datetime: "a date-time"}
+    return next((name for kind, name in kinds.items() if isinstance(value, kind)), f"a {type(value).__name__}")
 
 
 def line(value: str) -> str:
     """The text itself if it has no control character; else raises ValueError."""
     if any(not character.isprintable() for character in value):
         raise ValueError("expected one line without control characters")
+    return value
+
+
+def host_path(value: str) -> str:
+    """An absolute path of the host; else raises ValueError."""
+    if not line(value).startswith("/"):
+        raise ValueError(f"expected an absolute path, got {shorten(value)}")
     return value
 
 
@@ -92,12 +107,14 @@ def _mebibytes(value: Any) -> int:
 _SIZE_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{_SIZE.pattern}$"}]}
 
 Bytes = Annotated[int, BeforeValidator(size), Unit("bytes"), WithJsonSchema(_SIZE_SCHEMA)]
-MiB = Annotated[int, BeforeValidator(_mebibytes), Unit("MiB"), WithJsonSchema(_SIZE_SCHEMA)]
+MiB = Annotated[int, BeforeValidator(_mebibytes), Field(ge=1, le=2**26), Unit("MiB"), WithJsonSchema(_SIZE_SCHEMA)]
 Seconds = Annotated[StrictInt, Field(ge=0, le=MOST_SECONDS), Unit("seconds")]
 Count = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
+Processors = Annotated[StrictInt, Field(ge=1, le=65_536)]
 Rating = Annotated[StrictFloat, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Line = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(line)]
 Text = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(without_nul)]
+HostPath = Annotated[str, Field(max_length=4096), AfterValidator(host_path)]
 InsidePath = Annotated[str, Field(max_length=4096), AfterValidator(inside_path)]
 OptionName = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,64}$")]
 DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
