@@ -42,20 +42,25 @@ def choose(target: str, sets: Sequence[str], *, host: Sequence[Path], directory:
     """
     layers, problems = read_all(host, guarded=guarded)
     try:
-        name, layer = _target(target, layers, directory)
+        name, added = _target(target, layers, directory)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from error
     for assignment in sets:
         try:
-            layers_of_set = set_layer(name, assignment, directory)
+            added.append(set_layer(name, assignment, directory))
         except ConfigError as error:
             problems.extend(error.problems)
-        else:
-            layer.append(layers_of_set)
-    config = check([*layers, *layer], problems)
+    try:
+        config = check([*layers, *added], problems)
+    except ConfigError as error:
+        raise ConfigError(problem for problem in error.problems if not _of_another(problem, name)) from error
     if name in config.disabled:
         raise ConfigError(config.disabled[name])
     return Chosen(config, config.machinetypes[name])
+
+
+def _of_another(problem: Problem, name: str) -> bool:
+    return problem.key[:1] == ("machinetypes",) and problem.key[1:2] not in ((), (name,))
 
 
 def _target(target: str, host: Sequence[Layer], directory: Path) -> tuple[str, list[Layer]]:

@@ -14,6 +14,9 @@ PREFIXES = {USER_DATA_OPTION: "user_data_options", USER_DATA_FILE: "user_data_fi
 VAC = {"vac_space": "space", "container_command": "entrypoint"}
 """Vac's names that are not ours."""
 
+MOST_HINTS = 50
+"""How many unknown keys of a table get a suggestion: finding one costs a millisecond."""
+
 _GUESSES = VAC | {
     "cap_add": "capabilities",
     "cmd": "args",
@@ -59,7 +62,8 @@ def collect(table: Mapping[str, Any], model: type[Table]) -> tuple[dict[str, Any
         elif prefix is not None:
             values.setdefault(prefixes[prefix], {})[key.removeprefix(prefix)] = value
         else:
-            unknown.append((key, "unknown key" + _meant(key, model)))
+            hint = _meant(key, model) if len(unknown) < MOST_HINTS else ""
+            unknown.append((key, "unknown key" + hint))
     return values, unknown
 
 

@@ -15,6 +15,10 @@ from runtimes.contract import ImageKind
 
 LARGEST_FILE = 1024 * 1024
 DEEPEST_KEY = 4
+MOST_PARTS = 64
+_PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
+_LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_-])(?:{_PART}){{{MOST_PARTS}}}")
+"""tomllib's time grows with the square of a key's parts: a key as long as a file may be would take an hour."""
 _PLACE = re.compile(r"(.*) \(at line ([0-9]+), column ([0-9]+)\)")
 
 
@@ -75,7 +79,10 @@ def read(path: Path, *, only_types: bool = False, guarded: bool = False) -> Laye
     """
     try:
         content = _content(path, guarded)
-        table = tomllib.loads(content.decode())
+        text = content.decode()
+        if _LONG_KEY.search(text):
+            raise _failure(path, f"has a key of more than {MOST_PARTS} parts")
+        table = tomllib.loads(text)
     except OSError as error:
         raise _failure(path, f"cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -103,14 +110,17 @@ def read_all(paths: Iterable[Path], *, guarded: bool = False) -> tuple[list[Laye
 
 def _content(path: Path, guarded: bool) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise _failure(path, "is not a regular file")
         if guarded:
             _guard(path, status)
             _guard(path.parent, path.parent.stat())
-        content = file.read(LARGEST_FILE + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(LARGEST_FILE + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > LARGEST_FILE:
         raise _failure(path, f"is larger than {LARGEST_FILE // 1024} KiB")
     return content

@@ -132,7 +132,8 @@ class _Check:
                 )
                 continue
             made, found = _podman(table) if name == "podman" else _other_runtime(table)
-            options[name] = made
+            if made:
+                options[name] = made
             for path, text in found:
                 self._wrong(("runtimes", name, *path), text)
         return options

@@ -32,7 +32,6 @@ _TYPES = {
     "model_attributes_type": "expected a table, got {got}",
     "literal_error": "expected {expected}, got {got}",
     "enum": "expected {expected}, got {got}",
-    "greater_than": "expected more than {gt}, got {got}",
     "greater_than_equal": "expected at least {ge}, got {got}",
     "less_than_equal": "expected at most {le}, got {got}",
 }

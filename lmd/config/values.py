@@ -111,7 +111,7 @@ MiB = Annotated[int, BeforeValidator(_mebibytes), Field(ge=1, le=2**26), Unit("M
 Seconds = Annotated[StrictInt, Field(ge=0, le=MOST_SECONDS), Unit("seconds")]
 Count = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
 Processors = Annotated[StrictInt, Field(ge=1, le=65_536)]
-Rating = Annotated[StrictFloat, Field(gt=0, le=1e6, allow_inf_nan=False)]
+Rating = Annotated[StrictFloat, Field(ge=0.01, le=1e6, allow_inf_nan=False)]
 Line = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(line)]
 Text = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(without_nul)]
 HostPath = Annotated[str, Field(max_length=4096), AfterValidator(host_path)]
