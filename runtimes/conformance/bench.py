@@ -52,8 +52,12 @@ class Bench:
     def instance(self) -> Runtime:
         """Another instance of the runtime, closed at the end of the check."""
         made = self.context.make()
-        self._runtimes.append(made)
+        self.close_at_end(made)
         return made
+
+    def close_at_end(self, runtime: Runtime) -> None:
+        """Have this instance closed when the check is over."""
+        self._runtimes.append(runtime)
 
     def at_end(self, act: Callable[[], Awaitable[None]]) -> None:
         """Have `act` awaited when the check is over, however it ended; the last one first."""
@@ -164,8 +168,7 @@ class Bench:
                 await act()
             except Exception as error:
                 problems.append(f"clean-up: {error!r}")
-        last = self.context.make()
-        self._runtimes.append(last)
+        last = self.instance()
         for machine_id in self.ids:
             try:
                 await last.destroy(machine_id)
