@@ -1,5 +1,6 @@
 """The configuration in force, its schema, and the page that describes it."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,15 @@ def test_the_schema_uses_no_word_that_editors_for_toml_do_not_know() -> None:
 def test_the_page_has_the_keys_as_they_are() -> None:
     page = PAGE.read_text()
     assert filled(page) == page, "run: python -m lmd.config.reference docs/configuration.md"
+
+
+def test_the_examples_on_the_page_are_right() -> None:
+    examples = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        config = configured(tomllib.loads(example))
+        assert config.machinetypes
+        assert not config.disabled
 
 
 def test_a_page_without_its_marks_is_refused() -> None:
