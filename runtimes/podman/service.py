@@ -23,6 +23,7 @@ from runtimes.podman.engine import Engine
 
 IDLE_SECONDS = 60
 START_SECONDS = 20.0
+PING_SECONDS = 5.0
 PRIVATE = ("oci_runtime", "root", "runroot", "tmpdir", "network_config_dir")
 
 
@@ -61,12 +62,13 @@ def command(program: str, options: Mapping[str, str], default_runtime: str | Non
 
 async def find(run_dir: Path, options: Mapping[str, str]) -> Path:
     """A service that answers. Raises `Missing` if Podman is not installed, `Unavailable` if none can be had."""
+    seconds = float(options.get("ping_seconds", PING_SECONDS))
     if "socket" in options:
         path = Path(options["socket"].removeprefix("unix://"))
-        await _require(path, f"the configured Podman socket {path} does not answer (is its service running?)")
+        await _require(path, seconds, f"the configured Podman socket {path} does not answer (is its service running?)")
         return path
     theirs = host_socket(os.geteuid(), os.environ)
-    if not any(name in options for name in PRIVATE) and _ours_to_trust(theirs) and await _answers(theirs):
+    if not any(name in options for name in PRIVATE) and _ours_to_trust(theirs) and await _answers(theirs, seconds):
         return theirs
     return await _own(run_dir, options)
 
@@ -79,7 +81,7 @@ async def _own(run_dir: Path, options: Mapping[str, str]) -> Path:
     path = run_dir / ("podman.sock" if identity == "{}" else f"podman-{zlib.crc32(identity.encode()):08x}.sock")
     run_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
     async with held(run_dir / "locks", f"service {path.name}"):
-        if not await _answers(path):
+        if not await _answers(path, PING_SECONDS):
             await _start(program, path, options)
     return path
 
@@ -102,7 +104,7 @@ async def _start(program: str, path: Path, options: Mapping[str, str]) -> None:
             env=_environment(path),
         )
     deadline = asyncio.get_running_loop().time() + START_SECONDS
-    while not await _answers(path):
+    while not await _answers(path, PING_SECONDS):
         if process.poll() is not None or asyncio.get_running_loop().time() > deadline:
             process.kill()
             process.wait()
@@ -150,18 +152,18 @@ def listening(path: Path) -> bool:
     return True
 
 
-async def _answers(path: Path) -> bool:
+async def _answers(path: Path, seconds: float) -> bool:
     if not listening(path):
         return False
     engine = Engine(path, workers=1)
     try:
-        return (await engine.call("GET", "/_ping", seconds=5.0)).status == 200
+        return (await engine.call("GET", "/_ping", seconds=seconds)).status == 200
     except Unavailable:
         return False
     finally:
         engine.close()
 
 
-async def _require(path: Path, complaint: str) -> None:
-    if not await _answers(path):
+async def _require(path: Path, seconds: float, complaint: str) -> None:
+    if not await _answers(path, seconds):
         raise Unavailable(complaint)

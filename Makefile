@@ -1,0 +1,41 @@
+# Every target does its own set-up: Debian packages (as root), a virtual environment, the package in it.
+SHELL := /bin/bash
+VENV := .venv
+PYTHON ?= $(shell for p in /usr/bin/python3 python3; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && { echo $$p; break; }; done)
+
+.PHONY: help demo test check bench clean
+help:
+	@echo 'make demo    run one logical machine from examples/ and show its console, features and outputs'
+	@echo 'make test    run the tests against the real engines of this host; changes nothing in its configuration'
+	@echo 'make check   lint and check types'
+	@echo 'make bench   measure against the bare engine; prints ratios'
+
+$(VENV)/ready: pyproject.toml
+	@packaging/debian-packages build
+	@test -n "$(PYTHON)" || { echo 'lmd needs Python 3.11 or newer: apt-get install python3 python3-venv'; exit 2; }
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo 'installing lmd and its tools into $(VENV)'
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/ready
+	@packaging/debian-packages demo
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" examples/demo
+
+test: $(VENV)/ready
+	@packaging/debian-packages test
+	$(VENV)/bin/python -m pytest
+
+check: $(VENV)/ready
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/ready
+	@packaging/debian-packages test
+	$(VENV)/bin/python bench/startup.py
+	$(VENV)/bin/python bench/create.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -1,0 +1,166 @@
+"""Engines of the tests' own: Podman with storage in a temporary directory, gone when the tests are over."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtimes import cgroups
+from runtimes.contract import Image, ImageKind, Settings
+from runtimes.podman import Podman
+
+
+def _busybox_root(root: Path) -> Path:
+    """A root file system of busybox alone, with the files that a root directory used in place must hold."""
+    program = shutil.which("busybox")
+    assert program, "busybox is not installed: apt-get install busybox-static"
+    for name in ("bin", "etc", "tmp", "proc", "sys", "dev", "run", "var/tmp", "root", "mnt"):
+        (root / name).mkdir(parents=True)
+    (root / "tmp").chmod(0o1777)
+    shutil.copy(program, root / "bin/busybox")
+    listed = subprocess.run([program, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    for applet in set(listed) - {"busybox"}:
+        (root / "bin" / applet).symlink_to("busybox")
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/tmp:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\nuser:x:1000:\n")
+    for name in ("hosts", "hostname", "resolv.conf"):
+        (root / "etc" / name).touch()
+    return root
+
+
+@pytest.fixture(scope="session")
+def short_tmp() -> Iterator[Path]:
+    """A directory whose path is short enough for Unix sockets below it."""
+    path = Path(tempfile.mkdtemp(prefix="lmd-t."))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def busybox_root(short_tmp: Path) -> Path:
+    return _busybox_root(short_tmp / "busybox")
+
+
+class PrivatePodman:
+    """A Podman whose images, containers and networks are the tests' alone."""
+
+    def __init__(self, directory: Path, oci_runtime: str) -> None:
+        assert shutil.which("podman"), "podman is not installed: apt-get install podman crun runc"
+        assert shutil.which(oci_runtime), f"{oci_runtime} is not installed: apt-get install {oci_runtime}"
+        self.directory = directory
+        directory.mkdir(mode=0o711)
+        self.options = {
+            "oci_runtime": oci_runtime,
+            "root": str(directory / "root"),
+            "runroot": str(directory / "runroot"),
+            "tmpdir": str(directory / "tmp"),
+            "network_config_dir": str(directory / "networks"),
+        }
+        self._started: subprocess.Popen[bytes] | None = None
+        if oci_runtime == "crun" and cgroups.mounts().v2_controllers and cgroups.mounts().v1:
+            self._start_beside_unified()
+
+    def _start_beside_unified(self) -> None:
+        """crun refuses hybrid control groups in use on both sides: give it a mount namespace without the unified one."""
+        path = self.directory / "service.sock"
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in self.options.items() if name != "oci_runtime"]
+        service = ["podman", "--runtime=crun", "--cgroup-manager=cgroupfs", "--events-backend=file", *flags]
+        script = 'umount "$0" && exec "$@"'
+        command = ["unshare", "--mount", "--propagation=slave", "sh", "-c", script, str(cgroups.mounts().v2)]
+        self._started = subprocess.Popen([*command, *service, "system", "service", "--time=0", f"unix://{path}"])
+        last = time.monotonic() + 20
+        while not path.exists():
+            assert time.monotonic() < last, "podman's service did not start"
+            time.sleep(0.05)
+        self.options["socket"] = str(path)
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(
+            state_dir=self.directory / "state",
+            run_dir=self.directory / "run",
+            cache_dir=self.directory / "cache",
+            options=self.options,
+        )
+
+    def import_image(self, root: Path, name: str) -> Image:
+        """Make an image of a directory; returned as a reference that is never pulled."""
+
+        async def load() -> None:
+            runtime = Podman(self.settings)
+            try:
+                await runtime.probe()
+                packed = self.directory / "image.tar"
+                with tarfile.open(packed, "w") as archive:
+                    archive.add(root, arcname=".")
+                engine = await runtime._ready()
+                path = f"/images/import?reference={name}"
+                answer = await engine.upload(path, lambda: packed.open("rb"), seconds=60)
+                assert answer.status == 200, answer.message
+                packed.unlink()
+            finally:
+                await runtime.aclose()
+
+        asyncio.run(load())
+        return Image(kind=ImageKind.REFERENCE, location=name, pull="never")
+
+    def close(self) -> list[str]:
+        """End all and remove all; returns the names of containers that tests have left."""
+        left = asyncio.run(self._clear())
+        for path in [*self.directory.glob("run/*.sock"), *self.directory.glob("*.sock")]:
+            if pid := _listener(path):
+                os.kill(pid, signal.SIGKILL)
+        if self._started:
+            self._started.kill()
+            self._started.wait()
+        for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
+            if line.split()[4].startswith(f"{self.directory}/"):
+                subprocess.run(["umount", "-l", line.split()[4]], check=False)
+        shutil.rmtree(self.directory, ignore_errors=True)
+        return left
+
+    async def _clear(self) -> list[str]:
+        runtime = Podman(self.settings)
+        try:
+            engine = await runtime._ready()
+            listed = (await engine.call("GET", "/containers/json", params={"all": True})).body or []
+            for container in listed:
+                params = {"force": True, "timeout": 0, "v": True}
+                await engine.call("DELETE", f"/containers/{container['Id']}", params=params)
+            return [container["Names"][0] for container in listed]
+        finally:
+            await runtime.aclose()
+
+
+def _listener(path: Path) -> int:
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(str(path))
+        except OSError:
+            return 0
+        return struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+
+
+@pytest.fixture(scope="session", params=["crun", "runc"])
+def podman(request: pytest.FixtureRequest, short_tmp: Path) -> Iterator[PrivatePodman]:
+    """Podman on each OCI runtime in turn."""
+    engine = PrivatePodman(short_tmp / request.param, request.param)
+    yield engine
+    left = engine.close()
+    assert not left, f"tests left containers behind: {left}"
+
+
+@pytest.fixture(scope="session")
+def podman_image(podman: PrivatePodman, busybox_root: Path) -> Image:
+    return podman.import_image(busybox_root, "localhost/lmd-test/busybox:1")
