@@ -47,6 +47,16 @@ class ShowsAPartOfTheListing(Fake):
         return [self._seen(record) for record in self.engine.listing().records if record.labels]
 
 
+class ListsOneByOne(Fake):
+    async def machines(self) -> Sequence[Seen]:
+        names = [record.name for record in self.engine.listing().records]
+        await asyncio.sleep(0.01)
+        found = {name: self._ours(name) for name in names}
+        if None in found.values():
+            raise KeyError(f"one of {len(found)} machines went away meanwhile")
+        return [self._seen(record) for record in found.values() if record is not None]
+
+
 class TakesSilenceForEmptiness(Fake):
     async def machines(self) -> Sequence[Seen]:
         try:
@@ -374,6 +384,7 @@ BROKEN: tuple[tuple[type[Fake], str], ...] = (
     (LosesTheOwner, "created-is-listed-with-stamps"),
     (LosesTheDigest, "created-is-listed-with-stamps"),
     (ForgetsTheEnded, "every-machine-is-listed"),
+    (ListsOneByOne, "listing-is-complete-under-churn"),
     (ShowsAPartOfTheListing, "outage-is-never-an-empty-list"),
     (TakesSilenceForEmptiness, "outage-is-never-an-empty-list"),
     (TakesSilenceForSuccess, "outage-is-never-success"),
@@ -412,6 +423,9 @@ BROKEN: tuple[tuple[type[Fake], str], ...] = (
     (WatchTellsNonsense, "end-is-noticed"),
     (KnowsOnlyItsOwn, "second-instance-adopts"),
     (EndsWithItsMaker, "closing-leaves-machines-running"),
+    (StopsOnlyTheRunning, "created-machine-can-be-destroyed"),
+    (DestroysNothing, "created-machine-can-be-destroyed"),
+    (DestroysNothing, "cancelled-create-leaves-what-is-explained"),
     (EndsWhatItFinds, "killed-creator-leaves-machines-running"),
     (DestroysNothing, "killed-at-random-leaves-what-is-explained"),
     (WritesNothing, "bound-directory-is-written"),

@@ -5,11 +5,12 @@ import secrets
 import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Sequence
+from typing import Any
 
 from runtimes.conformance.bench import Bench, plain_spec
-from runtimes.conformance.check import NotApplicable, Violation, check, expect
+from runtimes.conformance.check import NotApplicable, Violation, check, expect, needs
 from runtimes.conformance.order import Order
-from runtimes.contract import State
+from runtimes.contract import RuntimeFault, Seen, Started, State
 
 ROUNDS = 5
 LONGEST_LIFE_SECONDS = 0.6
@@ -40,6 +41,48 @@ async def closing_leaves_machines_running(bench: Bench) -> None:
     expect((after.started, after.pid) == (before.started, before.pid), f"it was replaced: {before} and {after}")
 
 
+@check("a machine whose create is under way is listed, and can be stopped and destroyed by another", invariant=3)
+async def created_machine_can_be_destroyed(bench: Bench) -> None:
+    creating, machine_id = await _waits_before_start(bench)
+    second = bench.instance()
+    state = (await bench.get(machine_id, second)).state
+    expect(state is State.CREATED, f"a machine whose payload does not run yet is listed as {state}")
+    await second.stop(machine_id, grace=1)
+    await second.destroy(machine_id)
+    (answer,) = await asyncio.gather(creating, return_exceptions=True)
+    expect(isinstance(answer, RuntimeFault), f"create ended with {answer!r} although the machine was destroyed")
+    await bench.until("nothing left after destroy", lambda: _cleared(bench, [machine_id]))
+
+
+@check("a create that is cancelled leaves what machines explains, create resumes and destroy clears", invariant=5)
+async def cancelled_create_leaves_what_is_explained(bench: Bench) -> str:
+    creating, machine_id = await _waits_before_start(bench)
+    creating.cancel()
+    await asyncio.gather(creating, return_exceptions=True)
+    found = await _explained(bench, [machine_id])
+    await bench.until("nothing left after destroy", lambda: _cleared(bench, [machine_id]))
+    return "it was found and resumed" if found else "nothing was left"
+
+
+async def _waits_before_start(bench: Bench) -> tuple[asyncio.Task[Seen], str]:
+    """A create under way that waits before the payload's start for a second, and its machine's id."""
+    can = await bench.can()
+    needs(can.before_start, can.absent.get("before_start", "before_start is not claimed"))
+    reached = asyncio.Event()
+
+    async def step(started: Started) -> None:
+        reached.set()
+        await asyncio.sleep(1.5)
+
+    spec = bench.spec(bench.payloads.sleep(60), before_start=step)
+    creating = asyncio.create_task(bench.runtime.create(spec))
+    waiting = asyncio.create_task(reached.wait())
+    bench.at_end(lambda: _cancel(creating, waiting))
+    await asyncio.wait([creating, waiting], return_when=asyncio.FIRST_COMPLETED)
+    expect(not creating.done(), "create ended before before_start did")
+    return creating, spec.id
+
+
 @check("machines go on when the process that created them is killed", invariant=4)
 async def killed_creator_leaves_machines_running(bench: Bench) -> None:
     kept = bench.new_id()
@@ -61,6 +104,12 @@ async def killed_at_random_leaves_what_is_explained(bench: Bench) -> str:
         found += await _explained(bench, ids)
         await bench.until("nothing left after destroy", lambda ids=ids: _cleared(bench, ids))  # type: ignore[misc]
     return f"{found} machines were found after {ROUNDS} kills"
+
+
+async def _cancel(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _explained(bench: Bench, ids: Sequence[str]) -> int:
@@ -124,6 +173,8 @@ async def _kill(process: Process) -> None:
 CHECKS = (
     second_instance_adopts,
     closing_leaves_machines_running,
+    created_machine_can_be_destroyed,
+    cancelled_create_leaves_what_is_explained,
     killed_creator_leaves_machines_running,
     killed_at_random_leaves_what_is_explained,
 )

@@ -1,6 +1,8 @@
 """What a runtime says about itself, and what it lists."""
 
+import asyncio
 import platform
+import time
 from contextlib import suppress
 
 from runtimes.conformance.bench import MACHINETYPE, OWNER, SPACE, Bench
@@ -46,6 +48,29 @@ async def every_machine_is_listed(bench: Bench) -> None:
     for _ in range(5):
         listed = {m.id for m in await bench.runtime.machines()}
         expect(wanted <= listed, f"not listed: {', '.join(sorted(wanted - listed))}")
+
+
+@check("machines is complete while other machines come and go", invariant=2)
+async def listing_is_complete_under_churn(bench: Bench) -> None:
+    kept = await bench.start(bench.payloads.sleep(60))
+    second = bench.instance()
+
+    async def churn() -> None:
+        while True:
+            spec = bench.spec(bench.payloads.exit(0))
+            await second.create(spec)
+            await second.destroy(spec.id)
+
+    churning = asyncio.create_task(churn())
+    try:
+        last = time.monotonic() + 2
+        while time.monotonic() < last and not churning.done():
+            await bench.get(kept.id)
+            await asyncio.sleep(0)
+    finally:
+        churning.cancel()
+        (trouble,) = await asyncio.gather(churning, return_exceptions=True)
+    expect(isinstance(trouble, asyncio.CancelledError), f"creating and destroying raised {trouble!r}")
 
 
 @check("an engine that does not answer, or not completely, raises Unavailable", invariant=2)
@@ -119,6 +144,7 @@ CHECKS = (
     probe_tells_what_works,
     created_is_listed_with_stamps,
     every_machine_is_listed,
+    listing_is_complete_under_churn,
     outage_is_never_an_empty_list,
     outage_is_never_success,
     foreign_machine_is_untouched,
