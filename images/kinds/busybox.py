@@ -71,13 +71,12 @@ class BusyboxSource:
 def is_static(path: Path) -> bool:
     """Whether a file is an ELF program (64 bit, little endian) that names no interpreter (ELF specification 1.2)."""
     with path.open("rb") as stream:
-        head = stream.read(64)
-        if len(head) < 64 or head[:6] != b"\x7fELF\x02\x01":
-            return False
-        (table,) = struct.unpack_from("<Q", head, 32)
-        size, count = struct.unpack_from("<HH", head, 54)
-        stream.seek(table)
-        headers = stream.read(size * count)
+        data = stream.read(_PROGRAM_LIMIT)
+    if len(data) < 64 or data[:6] != b"\x7fELF\x02\x01":
+        return False
+    (table,) = struct.unpack_from("<Q", data, 32)
+    size, count = struct.unpack_from("<HH", data, 54)
+    headers = data[table : table + size * count]
     if size < 4 or len(headers) < size * count:
         return False
     kinds = [struct.unpack_from("<I", headers, index * size)[0] for index in range(count)]

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import tarfile
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +22,16 @@ from images.errors import ImageError
 from images.kinds.source import Progress, RootTree, Work
 from images.recipe import Recipe, RecipeSettings
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "ftp_proxy", "all_proxy", "HOME", "TMPDIR")
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _MERGED_USR = Path("/usr/share/mmdebstrap/hooks/merged-usr")
 _STATUS = "var/lib/dpkg/status"
 _STATUS_LIMIT = 100_000_000
 _COMPLAINT = re.compile(r"^(E: |dpkg: error|Err:)")
-_OF_THE_BUILD = ("var/cache/apt/", "var/lib/apt/lists/", "var/log/")
+_OF_THE_BUILD = ("var/cache/apt/archives/partial", "var/lib/apt/lists/partial")
+"""Whose they are depends on whether apt's own user could reach the place of the build; apt makes them when needed."""
+_LEFTOVERS = ("var/cache/apt/", "var/lib/apt/lists/", "var/log/")
 _SECONDS_TO_CLEAN_UP = 20
 _STEPS = {
     "running apt-get update": "reading the mirror's package lists",
@@ -45,12 +47,13 @@ _STEPS = {
 
 @dataclass(frozen=True, slots=True)
 class DebianSource:
-    """Runs mmdebstrap. `environ` is searched for programs and proxies; `uid` is the caller's."""
+    """Runs mmdebstrap, found along the PATH `search`; proxies are taken from `environ`; `uid` is the caller's."""
 
     environ: Mapping[str, str]
     uid: int
     subuid: Path = Path("/etc/subuid")
     keyring: Path = _KEYRING
+    search: str = _SEARCH
 
     def missing(self) -> str | None:
         """What this host lacks, and the line to type; None if nothing."""
@@ -77,7 +80,7 @@ class DebianSource:
             raise ImageError(lacking)
         target = work.scratch / "root.tar"
         environment = {key: self.environ[key] for key in _PASSED_ON if key in self.environ}
-        environment |= {"PATH": self._path(), "LC_ALL": "C.UTF-8", "SOURCE_DATE_EPOCH": str(work.epoch)}
+        environment |= {"PATH": self.search, "LC_ALL": "C.UTF-8", "SOURCE_DATE_EPOCH": str(work.epoch)}
         if self.uid == 0:  # what a killed build leaves there is removed with the scratch directory
             environment["TMPDIR"] = str(work.scratch)
         _run(_command(recipe.settings, target, self.uid), environment, work, recipe.name)
@@ -87,11 +90,8 @@ class DebianSource:
             packages = _packages(tree)
             yield RootTree(_without_traces(tree), packages)
 
-    def _path(self) -> str:
-        return self.environ.get("PATH", "") + ":" + _PATH if self.environ.get("PATH") else _PATH
-
     def _which(self, program: str) -> str | None:
-        return shutil.which(program, path=self._path())
+        return shutil.which(program, path=self.search)
 
     def _has_range(self) -> bool:
         try:
@@ -151,19 +151,24 @@ def _run(command: list[str], environment: dict[str, str], work: Work, name: str)
 
 
 def _follow(process: "subprocess.Popen[bytes]", progress: Progress) -> str:
-    """Pass its steps on; the first of its complaints, or else its last words."""
-    last: deque[str] = deque(maxlen=1)
-    complaint = ""
+    """Pass its steps on until it closes its output; what it complained of."""
+    lines: deque[str] = deque(maxlen=1000)
     for raw in iter(lambda: process.stderr.readline(10_000) if process.stderr else b"", b""):
         line = "".join(c for c in raw.decode(errors="replace").strip() if c.isprintable())[:300]
-        if line.startswith("I: "):
-            for step in (ours for theirs, ours in _STEPS.items() if line.startswith(f"I: {theirs}")):
-                progress(step)
-        elif _COMPLAINT.match(line):
-            complaint = complaint or line.removeprefix("E: ")
-        elif line:
-            last.append(line)
-    return complaint or "".join(last)
+        for step in (ours for theirs, ours in _STEPS.items() if line.startswith(f"I: {theirs}")):
+            progress(step)
+        lines.append(line)
+    return complaint_of(lines)
+
+
+def complaint_of(lines: Iterable[str]) -> str:
+    """What to show of mmdebstrap's output: the first complaint, which the later ones follow from; else its last words.
+
+    Warnings and steps are no last words.
+    """
+    said = [line for line in lines if line and not line.startswith(("I: ", "W: "))]
+    complaints = (line.removeprefix("E: ") for line in said if _COMPLAINT.match(line))
+    return next(complaints, said[-1] if said else "")
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
@@ -180,7 +185,8 @@ def _without_traces(tree: Tree) -> Tree:
     return {
         name: entry
         for name, entry in tree.items()
-        if not name.startswith("dev/") and (entry.kind is Kind.DIRECTORY or not name.startswith(_OF_THE_BUILD))
+        if not name.startswith(("dev/", *_OF_THE_BUILD))
+        and (entry.kind is Kind.DIRECTORY or not name.startswith(_LEFTOVERS))
     }
 
 
