@@ -80,9 +80,17 @@ def directories(pid: int, where: Mounts) -> dict[str, Path]:
     return found
 
 
-def in_force(pid: int, where: Mounts) -> InForce:
-    """The limits that hold for a process. Raises `ProcessLookupError` if there is no such process."""
+def _machine(pid: int, where: Mounts) -> dict[str, Path]:
+    """The directories of a machine's process. One that has just ended is shown in the root group: it counts as gone."""
     at = directories(pid, where)
+    if at.get("memory", at.get("")) in (where.v1.get("memory"), where.v2):
+        raise ProcessLookupError(f"process {pid} has ended")
+    return at
+
+
+def in_force(pid: int, where: Mounts) -> InForce:
+    """The limits that hold for a machine's process. Raises `ProcessLookupError` if there is no such process."""
+    at = _machine(pid, where)
     if "memory" in at or "cpu" in at:
         quota = _number(at, "cpu", "cpu.cfs_quota_us")
         period = _number(at, "cpu", "cpu.cfs_period_us")
@@ -101,8 +109,8 @@ def in_force(pid: int, where: Mounts) -> InForce:
 
 
 def usage(pid: int, where: Mounts) -> Usage:
-    """What a process's control group has used since it was made. Raises `ProcessLookupError` if it has ended."""
-    at = directories(pid, where)
+    """What a machine's control group has used since it was made. Raises `ProcessLookupError` if it has ended."""
+    at = _machine(pid, where)
     received, sent = network_bytes(pid)
     if "memory" in at or "cpuacct" in at:
         oom = _fields(_value(at, "memory", "memory.oom_control")).get("oom_kill")

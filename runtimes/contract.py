@@ -17,7 +17,7 @@ import hashlib
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -209,9 +209,19 @@ class Spec:
             raise ValueError(f"machine id {self.id!r} is not a DNS label (a-z, 0-9, hyphen; at most 63 characters)")
 
     def digest(self) -> str:
-        """SHA-256 in hex over all fields but `before_start`; the stamp by which a repeated create is recognised."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "before_start"}
+        """SHA-256 in hex; the stamp by which a repeated create is recognised.
+
+        Over all fields that are not at their default, without `before_start`: a field that a later version adds does
+        not turn the machines of before into others.
+        """
+        values = {
+            f.name: v for f in fields(self) if (v := getattr(self, f.name)) != _default(f) and f.name != "before_start"
+        }
         return hashlib.sha256(json.dumps(values, sort_keys=True, default=_plain).encode()).hexdigest()
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
 def _plain(value: Any) -> Any:

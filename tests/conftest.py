@@ -72,7 +72,7 @@ class PrivatePodman:
             self._start_beside_unified()
 
     def _start_beside_unified(self) -> None:
-        """crun refuses hybrid control groups in use on both sides: give it a mount namespace without the unified one."""
+        """crun refuses hybrid control groups in use on both sides: hide the unified one from it."""
         path = self.directory / "service.sock"
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in self.options.items() if name != "oci_runtime"]
         service = ["podman", "--runtime=crun", "--cgroup-manager=cgroupfs", "--events-backend=file", *flags]

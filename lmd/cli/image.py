@@ -88,17 +88,17 @@ def build(
 def list_images(as_json: Annotated[bool, typer.Option("--json", help="Both tables as JSON.")] = False) -> None:
     """List the images that were built on this host, and the recipes that can be built."""
     from images.builder import sources
-    from images.cache import default_directory, find, listed
+    from images.cache import find, listed, search_directories
     from images.recipe import builtin, load
 
-    directory = default_directory(os.environ, os.geteuid())
-    found = listed(directory)
+    directories = search_directories(os.environ, os.geteuid())
+    found = [each for directory in directories for each in listed(directory)]
     kinds = sources(os.environ, os.geteuid())
     recipes = [load(folder) for folder in builtin().values()]
     missing = {recipe.name: kinds[recipe.settings.kind].missing() or "" for recipe in recipes}
     if as_json:
         images = [
-            image.plain() | {"built": int(built), "current": find(image.name, [directory]) == image.path.resolve()}
+            image.plain() | {"built": int(built), "current": find(image.name, directories) == image.path.resolve()}
             for image, built in found
         ]
         described = [
@@ -108,11 +108,11 @@ def list_images(as_json: Annotated[bool, typer.Option("--json", help="Both table
         typer.echo(_json({"images": images, "recipes": described}))
         return
     _table(
-        f"Images built on this host (in {directory})",
+        "Images built on this host",
         ("NAME", "BUILT", "SIZE", "PACKAGES", "ID", "FILE"),
         [
             (image.name, _local(built), _size(image.size_bytes), str(len(image.packages)), image.image_id[7:19],
-             str(image.path.relative_to(directory)))
+             str(image.path))
             for image, built in found
         ],
     )  # fmt: skip

@@ -19,6 +19,7 @@ USER_DATA_OPTION = "user_data_option_"
 USER_DATA_FILE = "user_data_file_"
 USER = r"^([a-z_][a-z0-9_-]{0,31}|[0-9]{1,10})(:([a-z_][a-z0-9_-]{0,31}|[0-9]{1,10}))?$"
 OWN_VARIABLES = frozenset({"MACHINEFEATURES", "JOBFEATURES", "JOBOUTPUTS"})
+OWN_PREFIX = "LM_"
 OWN_PATHS = ("/etc/machinefeatures", "/etc/jobfeatures", "/var/spool/joboutputs", "/user_data")
 KERNEL_PATHS = ("/proc", "/sys", "/dev")
 _CAPABILITIES = (
@@ -127,6 +128,8 @@ def variable(name: str) -> str:
         raise ValueError("expected the name of a variable: letters, digits and _, no digit first")
     if name in OWN_VARIABLES:
         raise ValueError("every machine is given this variable; it cannot be set")
+    if name.startswith(OWN_PREFIX):
+        raise ValueError(f"names that begin with {OWN_PREFIX} are given by lmd")
     return name
 
 

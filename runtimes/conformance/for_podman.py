@@ -60,7 +60,9 @@ class PodmanForeign:
 
     async def remove(self, name: str) -> None:
         params = {"force": True, "timeout": 0}
-        while (await _ask(self._settings, "DELETE", f"/containers/{name}", params=params)).status != 404:
+        for _ in range(100):
+            if (await _ask(self._settings, "DELETE", f"/containers/{name}", params=params)).status == 404:
+                return
             await asyncio.sleep(0.1)
 
 

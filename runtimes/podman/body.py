@@ -10,7 +10,9 @@ PERIOD = 100_000
 FUSE = "/dev/fuse"
 ROOT_DIRECTORY_TMPFS = ("/tmp", "/run", "/var/tmp")  # noqa: S108  the machine's, not the host's
 SCRATCH_TMPFS_BYTES = 64_000_000
-CONSOLE_LEAST = 16_000_000
+FILE_PER_BYTE = 16
+"""Bytes of log file for each byte of console that is kept: conmon writes a time before each line."""
+CONSOLE_LEAST = 32_000_000
 
 
 def labels(spec: Spec, ids: IdRange | None) -> dict[str, str]:
@@ -23,6 +25,7 @@ def labels(spec: Spec, ids: IdRange | None) -> dict[str, str]:
         f"{LABEL}digest": spec.digest(),
         f"{LABEL}uid": str(ids.first if ids else 0),
         f"{LABEL}scratch": str(len(spec.scratch)),
+        f"{LABEL}console": str(spec.console_bytes),
     }
 
 
@@ -60,7 +63,7 @@ def create_body(
             {"type": "nofile", "soft": open_files, "hard": open_files},
             {"type": "nproc", "soft": nproc, "hard": nproc},
         ],
-        "log_configuration": {"driver": "k8s-file", "size": max(4 * spec.console_bytes, CONSOLE_LEAST)},
+        "log_configuration": {"driver": "k8s-file", "size": max(FILE_PER_BYTE * spec.console_bytes, CONSOLE_LEAST)},
         "devices": [{"path": path} for path in spec.devices],
         "stop_signal": 15,
         "systemd": "false",

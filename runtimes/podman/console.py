@@ -13,6 +13,7 @@ from runtimes.contract import ConsoleChunk
 
 _LINE = re.compile(rb"^\S+ (?:stdout|stderr) ([FP])(?:\S*) (.*)$", re.DOTALL)
 STEP = 1_000_000
+KEEP_FIRST = 65_536
 
 
 def plain(lines: list[bytes]) -> bytes:
@@ -26,6 +27,19 @@ def plain(lines: list[bytes]) -> bytes:
     return b"".join(pieces)
 
 
+def kept(reader: "Reader", cap: int) -> list[ConsoleChunk]:
+    """All that a file holds now, at most `cap` bytes: its first 64 kB, and its end behind a gap."""
+    head, tail, skipped = bytearray(), bytearray(), 0
+    room = max(cap - KEEP_FIRST, cap // 2)
+    while (chunk := reader.read()).data or chunk.skipped:
+        taken = KEEP_FIRST - len(head) if not skipped else 0
+        head += chunk.data[:taken]
+        tail += chunk.data[taken:]
+        skipped += chunk.skipped + max(0, len(tail) - room)
+        del tail[: max(0, len(tail) - room)]
+    return [ConsoleChunk(data=bytes(head)), ConsoleChunk(data=bytes(tail), skipped=skipped)]
+
+
 @dataclass(slots=True)
 class Reader:
     """Follows one log file. `read` returns what has come since the last call, at most about `most` bytes of the file.
@@ -35,7 +49,6 @@ class Reader:
 
     path: Path
     most: int
-    keep_first: int = 64_000
     _descriptor: int = -1
     _rest: bytes = b""
     _position: int = 0
@@ -73,7 +86,7 @@ class Reader:
     def _skip(self) -> int:
         """Jump to the last `most` bytes when further behind than twice that; the number of bytes jumped over."""
         size = os.fstat(self._descriptor).st_size
-        if self._position < self.keep_first or size - self._position <= 2 * self.most:
+        if self._position < KEEP_FIRST * 16 or size - self._position <= 2 * self.most:
             return 0
         target = size - self.most
         skipped, self._position = target - self._position, target

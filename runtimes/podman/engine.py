@@ -52,7 +52,7 @@ class Answer:
     @property
     def message(self) -> str:
         """What an error answer says, on one line and at most 500 characters long."""
-        text = self.body.get("message") or self.body.get("cause") if isinstance(self.body, dict) else self.body
+        text = self.body.get("message") or self.body.get("cause") if isinstance(self.body, dict) else self.body or ""
         return " ".join(str(text).split())[:500]
 
     def fault(self, doing: str) -> RuntimeFault:

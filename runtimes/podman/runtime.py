@@ -31,11 +31,13 @@ from runtimes.contract import (
 from runtimes.idranges import IdRange
 from runtimes.locks import held
 from runtimes.podman import body, capabilities, execute, host, images, service, translate
-from runtimes.podman.console import Reader
+from runtimes.podman.console import Reader, kept
 from runtimes.podman.engine import Answer, Engine
 
 KILL_SECONDS = 15.0
 POLL_SECONDS = 0.05
+GONE = ("no such container", "no container with name or ID")
+"""What Podman says, not always with status 404, of a container that vanishes while it is looked at."""
 
 
 class Podman:
@@ -165,10 +167,15 @@ class Podman:
         found = await self._ours(engine, machine_id)
         if found is None:
             return
-        log = found["HostConfig"]["LogConfig"]
-        reader = Reader(Path(log["Path"]), most=1_000_000)
-        pid, ended = found["State"].get("Pid") or 0, not follow
+        cap = int(found["Config"]["Labels"].get(f"{body.LABEL}console", 1_000_000))
+        reader = Reader(Path(found["HostConfig"]["LogConfig"]["Path"]), most=body.FILE_PER_BYTE * cap)
+        pid, ended = found["State"].get("Pid") or 0, False
         try:
+            if not follow:
+                for chunk in await engine.run(kept, reader, cap):
+                    if chunk.data or chunk.skipped:
+                        yield chunk
+                return
             while True:
                 chunk = await engine.run(reader.read)
                 if chunk.data or chunk.skipped:
@@ -244,7 +251,7 @@ class Podman:
 
     async def _inspect(self, engine: Engine, name: str) -> Any:
         answer = await engine.call("GET", f"/containers/{name}/json")
-        if answer.status == 404:
+        if answer.status == 404 or any(words in answer.message for words in GONE):
             return None
         if answer.status != 200:
             raise Unavailable(f"podman could not look at {name}: {answer.message}")

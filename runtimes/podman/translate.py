@@ -79,7 +79,7 @@ def seen(found: Mapping[str, Any], runtime: str, out_of_memory: frozenset[str]) 
         created=seconds(found.get("Created", "")) or 0.0,
         started=seconds(state.get("StartedAt", "")),
         end=end(state, f"libpod-{found['Id']}" in out_of_memory) if phase is State.EXITED else None,
-        image_digest=found.get("ImageDigest") or (f"sha256:{found['Image']}" if found.get("Image") else None),
+        image_digest=f"sha256:{found['Image']}" if found.get("Image") else None,
         first_uid=int(labels.get(f"{LABEL}uid", "0")),
         pid=state.get("Pid") or None,
         processors=quota / period if quota > 0 and period > 0 else None,

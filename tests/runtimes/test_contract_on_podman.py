@@ -10,7 +10,7 @@ from runtimes.conformance.for_podman import podman_context
 from runtimes.conformance.runner import run_one
 from runtimes.contract import Image
 
-NOT_FOR_CONTAINERS: frozenset({"signal-is-told-as-killed"})
+NOT_FOR_CONTAINERS: frozenset[str] = frozenset({"signal-is-told-as-killed"})
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)

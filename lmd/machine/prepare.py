@@ -1,0 +1,101 @@
+"""Everything on the host that a machine needs before its runtime is asked: files, user_data, secrets, the record."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lmd.config.models import MachineType
+from lmd.environment import features, user_data
+from lmd.environment.directory import Directory, DirectoryError, Record, process
+from lmd.environment.identity import boot_id
+from lmd.machine.spec import Plan, existing, spec, targets
+from runtimes.contract import ImageKind, Spec
+
+SECRET_LIMIT = 1_000_000
+
+
+class CannotPrepare(Exception):
+    """A machine cannot be prepared for a reason that its type or the host has to mend; one line."""
+
+
+def prepare(plan: Plan, directory: Directory, *, runtime: str, host: str, version: str, supervisor: int) -> Spec:
+    """Write the machine's directory, complete before any engine is asked; returns the spec for the runtime.
+
+    Raises `CannotPrepare`; what was written by then is removed.
+    """
+    try:
+        return _write(plan, directory, runtime, host, version, supervisor)
+    except (DirectoryError, user_data.UserDataError, OSError) as error:
+        directory.remove()
+        raise CannotPrepare(f"machinetype {plan.machinetype.name}: {error}") from error
+    except BaseException:
+        directory.remove()
+        raise
+
+
+def _write(plan: Plan, directory: Directory, runtime: str, host: str, version: str, supervisor: int) -> Spec:
+    type_, given = plan.machinetype, plan.allocation
+    root = Path(plan.image.location)
+    there = existing(root) if plan.image.kind is ImageKind.ROOT_DIRECTORY else {}
+    places = targets(plan.image, there)
+    if type_.user_data is not None:
+        content = _user_data(plan, type_, features.variables("file-url", places), host, version)
+    directory.make(features.machinefeatures(given), features.jobfeatures(given))
+    if type_.user_data is not None:
+        directory.put_user_data(content)
+    secrets = [
+        directory.put_secret(number, _secret(Path(source))) for number, source in enumerate(type_.secret_files.values())
+    ]
+    made = spec(plan, directory, places, secrets)
+    record = Record(
+        id=plan.id,
+        job_id=given.job_id,
+        runtime=runtime,
+        owner=plan.owner,
+        space=plan.space,
+        machinetype=type_.name,
+        digest=made.digest(),
+        processors=given.processors,
+        created=given.started,
+        shutdown_time=given.shutdown_time,
+        boot_id=boot_id(),
+        grace=given.grace,
+        supervisor=process(supervisor),
+    )
+    directory.save(record)
+    return made
+
+
+def finish(directory: Directory, record: Record, outcome: dict[str, Any]) -> None:
+    """Note the outcome; it is written before anything is cleaned up, and only once."""
+    if record.outcome is None:
+        directory.save(replace(record, outcome=outcome))
+
+
+def _user_data(plan: Plan, type_: MachineType, urls: dict[str, str], host: str, version: str) -> bytes:
+    source = type_.user_data or ""
+    facts = user_data.Facts(
+        url=source if "://" in source else None,
+        space=plan.space,
+        machinetype=type_.name,
+        machine_hostname=plan.id,
+        manager_version=version,
+        manager_hostname=host,
+        machinefeatures_url=urls["MACHINEFEATURES"],
+        jobfeatures_url=urls["JOBFEATURES"],
+        joboutputs_url=urls["JOBOUTPUTS"],
+        uuid=plan.allocation.job_id,
+    )
+    files = {name: user_data.load(path) for name, path in type_.user_data_files.items()}
+    content = user_data.substitute(user_data.load(source), facts, type_.user_data_options, files)
+    if type_.runs_user_data and (why := user_data.runnable(content)):
+        raise user_data.UserDataError(f"user_data {source} cannot be run: {why}")
+    return content
+
+
+def _secret(path: Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(SECRET_LIMIT + 1)
+    if len(content) > SECRET_LIMIT:
+        raise CannotPrepare(f"secret file {path}: larger than {SECRET_LIMIT} bytes")
+    return content
