@@ -5,7 +5,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from lmd.environment import printable, trees
@@ -14,6 +14,7 @@ from lmd.environment.trees import Refused
 MOST_NAMED = 1000
 """How many entries that were left out a report names; all are counted."""
 
+_PATH_CHARACTERS = 200
 _PIECE_BYTES = 1_048_576
 _STEP_BYTES = 4096
 _HOPELESS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
@@ -23,26 +24,19 @@ class CollectError(Exception):
     """The folder for the outputs cannot be used; one line that says which and why."""
 
 
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """One entry that was not copied: its path in the joboutputs, in printable form, and the reason."""
-
-    path: str
-    reason: str
-
-
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
     """What was copied and what was not.
 
-    `bytes` is what was copied, without holes. `left_out` names the first thousand of `left_out_count`.
+    `bytes` is what was copied, without holes. `left_out` says `PATH: REASON` in a printable line for the first
+    thousand of the `left_out_count` entries that were not.
     """
 
     files: int = 0
     directories: int = 0
     links: int = 0
     bytes: int = 0
-    left_out: list[LeftOut] = field(default_factory=list)
+    left_out: tuple[str, ...] = ()
     left_out_count: int = 0
 
 
@@ -64,7 +58,7 @@ def collect(source: Path, destination: Path, *, most_bytes: int, most_files: int
             pass
         except OSError as error:
             raise CollectError(f"{destination}: the outputs cannot be copied: {error.strerror}") from error
-        return copy.report
+        return copy.report()
 
 
 @contextmanager
@@ -98,13 +92,24 @@ class _TooLarge(Exception):
 
 
 class _Copy:
-    """The walk through the source, and the report that grows with it."""
+    """The walk through the source, and the figures that grow with it."""
 
     def __init__(self, target: int, most_bytes: int, most_files: int) -> None:
-        self.report = Collected()
-        self._target, self._room, self._entries = target, most_bytes, most_files
+        self._target, self._most, self._room, self._entries = target, most_bytes, most_bytes, most_files
+        self._files = self._directories = self._links = self._unnamed = 0
+        self._lines: list[str] = []
         self._several: dict[tuple[int, ...], str] = {}
         self._levels: list[_Level] = []
+
+    def report(self) -> Collected:
+        return Collected(
+            files=self._files,
+            directories=self._directories,
+            links=self._links,
+            bytes=self._most - self._room,
+            left_out=tuple(self._lines),
+            left_out_count=len(self._lines) + self._unnamed,
+        )
 
     def tree(self, top: int) -> None:
         """Copy all below `top`. Raises OSError if the target takes no more."""
@@ -155,9 +160,11 @@ class _Copy:
             self._left_out(level.path + name, error.strerror or "cannot be read")
 
     def _left_out(self, path: str, reason: str) -> None:
-        self.report.left_out_count += 1
-        if len(self.report.left_out) < MOST_NAMED:
-            self.report.left_out.append(LeftOut(printable.name(path), reason))
+        if len(self._lines) == MOST_NAMED:
+            self._unnamed += 1
+            return
+        line = printable.name(path)
+        self._lines.append(f"{line if len(line) <= _PATH_CHARACTERS else '…' + line[-_PATH_CHARACTERS:]}: {reason}")
 
     def _directory(self, level: _Level, name: str, mode: int) -> None:
         if len(self._levels) >= trees.DEEPEST:
@@ -171,15 +178,15 @@ class _Copy:
             raise
         path = f"{level.path}{name}/"
         self._levels.append(_Level(source, target, path, []))
-        self.report.directories += 1
+        self._directories += 1
         self._levels[-1].names = self._names(source, path)
 
     def _link(self, level: _Level, name: str) -> None:
         text = os.readlink(name, dir_fd=level.source)
         if not stays(text, len(self._levels) - 1):
-            raise Refused(f"a link to {printable.name(text)}, which may lead out of the outputs")
+            raise Refused(f"a link to {printable.name(text)[:_PATH_CHARACTERS]}, which may lead out of the outputs")
         os.symlink(text, name, dir_fd=level.target)
-        self.report.links += 1
+        self._links += 1
 
     def _file(self, level: _Level, name: str) -> None:
         with trees.regular(name, level.source) as source:
@@ -200,7 +207,7 @@ class _Copy:
             return False
         with suppress(OSError):
             os.link(self._several[key], name, src_dir_fd=self._target, dst_dir_fd=level.target, follow_symlinks=False)
-            self.report.files += 1
+            self._files += 1
             return True
         return False
 
@@ -221,8 +228,7 @@ class _Copy:
             raise
         finally:
             os.close(target)
-        self.report.files += 1
-        self.report.bytes += room - self._room
+        self._files += 1
 
     def _data(self, source: int, target: int, size: int) -> None:
         """Copy what is data within the first `size` bytes; holes stay holes."""

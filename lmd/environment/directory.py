@@ -4,16 +4,17 @@ Written atomically, with modes of our own whatever the umask. The directory is 0
 directories that are theirs and list nothing else; user_data and secrets are for the machine's root alone.
 """
 
-import errno
-import json
 import os
-import shutil
-import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from lmd.environment import printable, trees
+from lmd.environment.identity import boot_id
 
 RECORD = "machine.json"
 RECORD_LIMIT = 1_000_000
@@ -47,6 +48,10 @@ class Record:
     supervisor: tuple[int, int] | None = None
     outcome: Mapping[str, Any] | None = None
     schema: int = SCHEMA
+
+
+_VERSION = TypeAdapter(Mapping[str, Any])
+_RECORD = TypeAdapter(Record)
 
 
 class Directory:
@@ -92,34 +97,37 @@ class Directory:
 
     def move_shutdown_time(self, earlier: float) -> float:
         """Tell the machine an earlier end, at once; a later one is not told. Returns the time that now holds."""
-        now = self.shutdown_time()
-        if now is not None and now <= int(earlier):
-            return now
+        told = self.shutdown_time()
+        holds = int(earlier) if told is None else min(told, int(earlier))
+        # Each file by itself: a crash may have come between the two.
         for path in (self.machinefeatures / "shutdowntime", self.jobfeatures / "shutdowntime_job"):
-            write(path, str(int(earlier)).encode(), 0o644)
-        return int(earlier)
+            if (now := _number(path)) is None or now > holds:
+                write(path, str(holds).encode(), 0o644)
+        return holds
 
-    def shutdown_time(self) -> float | None:
+    def shutdown_time(self) -> int | None:
         """The end that the machine has been told; None if that cannot be read."""
-        try:
-            return int((self.machinefeatures / "shutdowntime").read_text())
-        except (OSError, ValueError):
-            return None
+        return _number(self.machinefeatures / "shutdowntime")
 
     def save(self, record: Record) -> None:
-        """Write the record, for its owner alone. Raises `DirectoryError`."""
-        write(self.path / RECORD, json.dumps(asdict(record), indent=1).encode(), 0o600)
+        """Write the record, for its owner alone; it lasts through a loss of power. Raises `DirectoryError`."""
+        write(self.path / RECORD, _RECORD.dump_json(record, indent=1), 0o600, durable=True)
 
     def load(self) -> Record:
-        """The record as last saved. Raises `DirectoryError` if it is not there or damaged."""
+        """The record as last saved. Raises `DirectoryError` if it is not there, damaged, or of a later version."""
         path = self.path / RECORD
         try:
             with path.open("rb") as file:
-                return _record(json.loads(file.read(RECORD_LIMIT)))
+                content = file.read(RECORD_LIMIT)
         except OSError as error:
             raise _failed(error) from error
-        except (ValueError, TypeError) as error:
-            raise DirectoryError(f"{path}: damaged: {' '.join(str(error).split())[:200]}") from error
+        try:
+            version = _VERSION.validate_json(content)["schema"]
+            if version != SCHEMA:
+                raise ValueError(f"of version {version}, and this lm knows {SCHEMA}: use the lm that wrote it")
+            return _RECORD.validate_json(content, strict=True)
+        except (ValueError, KeyError) as error:
+            raise DirectoryError(f"{path}: damaged: {_short(error)}") from error
 
     def ask_to_stop(self, by: str) -> None:
         """Leave word that an operator has ended this machine. Raises `DirectoryError`."""
@@ -137,15 +145,16 @@ class Directory:
         with suppress(FileNotFoundError):
             (self.path / RECORD).unlink()  # first, so that what a crash leaves is nobody's
         try:
-            _remove_tree(self.path)
-        except FileNotFoundError:
-            return
+            trees.remove(self.path)
         except OSError as error:
-            raise _failed(error) from error
+            raise DirectoryError(f"{self.path}: cannot be removed: {error.filename}: {error.strerror}") from error
 
 
-def write(path: Path, content: bytes, mode: int) -> None:
-    """Put a file in place at once or not at all, with exactly this mode. Raises `DirectoryError`."""
+def write(path: Path, content: bytes, mode: int, *, durable: bool = False) -> None:
+    """Put a file in place at once or not at all, with exactly this mode; `durable`: not lost with the power either.
+
+    Raises `DirectoryError`.
+    """
     part = path.with_name(f".{path.name}.part")
     try:
         with suppress(FileNotFoundError):
@@ -155,8 +164,12 @@ def write(path: Path, content: bytes, mode: int) -> None:
             file.write(content)
             file.flush()
             os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
+            if durable:
+                os.fsync(descriptor)
         part.rename(path)
+        if durable:
+            with trees.directory(path.parent) as parent:
+                os.fsync(parent)
     except OSError as error:
         with suppress(OSError):
             part.unlink()
@@ -172,45 +185,37 @@ def found(machines: Path) -> list[Directory]:
 
 
 def process(pid: int) -> tuple[int, int] | None:
-    """A process by pid and start time in clock ticks after the boot (proc(5), field 22); None if there is none."""
+    """A process by pid and start time in clock ticks after the boot (proc(5), field 22); None if there is none.
+
+    One that is dead and not yet waited for is none.
+    """
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        values = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return None
-    return pid, int(text.rpartition(")")[2].split()[19])
+    return None if len(values) < 20 or values[0] in (b"Z", b"X") else (pid, int(values[19]))
 
 
 def supervised(record: Record) -> bool:
-    """True if the process that looks after the machine is still there."""
-    return record.supervisor is not None and process(record.supervisor[0]) == record.supervisor
+    """True if the process that looks after the machine is still there, in the same boot."""
+    if record.supervisor is None or record.boot_id != boot_id():
+        return False
+    return process(record.supervisor[0]) == record.supervisor
 
 
-def _record(table: Any) -> Record:
-    if not isinstance(table, dict) or table.get("schema") != SCHEMA:
-        raise ValueError("not a machine's record, or of another version")
-    known = {field.name for field in fields(Record)}
-    record = Record(**{key: value for key, value in table.items() if key in known})
-    if (
-        not isinstance(record.id, str)
-        or not isinstance(record.runtime, str)
-        or not isinstance(record.created, float | int)
-    ):
-        raise TypeError("a field has the wrong type")
-    pair = record.supervisor
-    return replace(record, supervisor=(int(pair[0]), int(pair[1])) if pair else None)
-
-
-def _remove_tree(path: Path) -> None:
-    """Remove a tree that a hostile payload has written: never out of it by a link, however deep it is."""
+def _number(path: Path) -> int | None:
     try:
-        shutil.rmtree(path)
-    except (RecursionError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        # Deeper than Python can follow, or changed meanwhile: rm(1) follows by descriptors to any depth.
-        subprocess.run(["rm", "-rf", "--", str(path)], stderr=subprocess.DEVNULL, check=False)
-        if path.exists():
-            raise OSError(errno.ENOTEMPTY, "cannot be removed", str(path)) from error
+        return int(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _short(error: Exception) -> str:
+    """What is wrong with a record, in one line."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return printable.name(f"{'.'.join(map(str, first['loc'])) or 'machine.json'}: {first['msg']}")
+    return "it has no schema" if isinstance(error, KeyError) else printable.name(str(error))
 
 
 def _failed(error: OSError, path: Path | None = None) -> DirectoryError:

@@ -1,7 +1,13 @@
-"""Machine/job features: keys, formulas and units of HSF-TN-2016-02, with the older names that Vac wrote too. Pure."""
+"""Machine/job features: keys, formulas and units of HSF-TN-2016-02, with the older names that Vac wrote too. Pure.
 
+Values are plain text: no unit, no exponent, no newline. What has no meaning on this host (no rating configured, no
+limit on scratch space) is left out, not invented.
+"""
+
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
@@ -11,6 +17,21 @@ JOBOUTPUTS = PurePosixPath("/var/spool/joboutputs")
 USER_DATA = PurePosixPath("/user_data")
 
 VARIABLES = ("MACHINEFEATURES", "JOBFEATURES", "JOBOUTPUTS")
+
+TWIN_PREFIX = "LM_"
+OLDER = frozenset(
+    [
+        "phys_cores",
+        "log_cores",
+        "jobslots",
+        "allocated_CPU",
+        "wall_limit_secs_lrms",
+        "cpu_limit_secs_lrms",
+        "cpufactor_lrms",
+        "mem_limit_MB",
+    ]
+)
+"""Keys for readers of Vac's time: written as files, not repeated as variables."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,42 +52,60 @@ class Allocation:
     swap_bytes: int | None = None
     scratch_bytes: int | None = None
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no reader could use."""
+        rating = self.hs06_per_processor
+        if not self.job_id or not self.job_id.isprintable() or " " in self.job_id:
+            raise ValueError(f"job_id {self.job_id!r} is not one printable word")
+        if self.processors < 1:
+            raise ValueError(f"a machine has at least one processor, not {self.processors}")
+        if rating is not None and not (math.isfinite(rating) and rating > 0):
+            raise ValueError(f"hs06_per_processor {rating} is no rating: expected a number above 0, or none")
+
+    @property
+    def wall_seconds(self) -> int:
+        """Seconds from the start to the shutdown time; 0 if that has passed."""
+        return max(0, int(self.shutdown_time) - int(self.started))
+
 
 def machinefeatures(given: Allocation) -> dict[str, str]:
     """Key to value of $MACHINEFEATURES, without newlines."""
-    values: dict[str, float | None] = {
-        "total_cpu": given.processors,
-        "hs06": _rating(given),
-        "shutdowntime": int(given.shutdown_time),
-        "grace_secs": given.grace,
-        "phys_cores": given.processors,
-        "log_cores": given.processors,
-        "jobslots": 1,
-    }
-    return _written(values)
+    return _written(
+        {
+            "total_cpu": given.processors,
+            "hs06": _rating(given),
+            "shutdowntime": int(given.shutdown_time),
+            "grace_secs": given.grace,
+            "phys_cores": given.processors,
+            "log_cores": given.processors,
+            "jobslots": 1,
+        }
+    )
 
 
 def jobfeatures(given: Allocation) -> dict[str, str]:
     """Key to value of $JOBFEATURES, without newlines. cpu_limit_secs is for all processors together."""
-    wall = max(0, int(given.shutdown_time) - int(given.started))
-    values: dict[str, float | None] = {
-        "allocated_cpu": given.processors,
-        "hs06_job": _rating(given),
-        "shutdowntime_job": int(given.shutdown_time),
-        "grace_secs_job": given.grace,
-        "jobstart_secs": int(given.started),
-        "wall_limit_secs": wall,
-        "cpu_limit_secs": wall * given.processors,
-        "max_rss_bytes": given.memory_bytes,
-        "max_swap_bytes": given.swap_bytes,
-        "scratch_limit_bytes": given.scratch_bytes,
-        "allocated_CPU": given.processors,
-        "wall_limit_secs_lrms": wall,
-        "cpu_limit_secs_lrms": wall * given.processors,
-        "mem_limit_MB": given.memory_bytes // 1_000_000,
-        "cpufactor_lrms": 1.0,
-    }
-    return {"job_id": given.job_id} | _written(values)
+    wall = given.wall_seconds
+    return _written(
+        {
+            "job_id": given.job_id,
+            "allocated_cpu": given.processors,
+            "hs06_job": _rating(given),
+            "shutdowntime_job": int(given.shutdown_time),
+            "grace_secs_job": given.grace,
+            "jobstart_secs": int(given.started),
+            "wall_limit_secs": wall,
+            "cpu_limit_secs": wall * given.processors,
+            "max_rss_bytes": given.memory_bytes,
+            "max_swap_bytes": given.swap_bytes,
+            "scratch_limit_bytes": given.scratch_bytes,
+            "allocated_CPU": given.processors,
+            "wall_limit_secs_lrms": wall,
+            "cpu_limit_secs_lrms": wall * given.processors,
+            "mem_limit_MB": given.memory_bytes // 1_000_000,
+            "cpufactor_lrms": "1.0",
+        }
+    )
 
 
 def variables(form: str, places: Mapping[str, PurePosixPath]) -> dict[str, str]:
@@ -77,32 +116,22 @@ def variables(form: str, places: Mapping[str, PurePosixPath]) -> dict[str, str]:
 
 
 def twins(given: Allocation) -> dict[str, str]:
-    """Plain environment variables with the numbers, for payloads that read no features.
+    """The features once more as plain variables: `LM_` and the key in capitals, such as LM_ALLOCATED_CPU.
 
-    LM_SHUTDOWNTIME is the value at the start: an earlier one is told by the features alone.
+    They say what held at the start: an earlier LM_SHUTDOWNTIME is told by the features alone. What libraries look for
+    (OMP_NUM_THREADS and its like) is not set: a pilot that runs eight payloads side by side would hand each of them
+    the number of all processors. Whoever wants it writes `export OMP_NUM_THREADS=$LM_ALLOCATED_CPU`.
     """
-    values: dict[str, float | None] = {
-        "LM_PROCESSORS": given.processors,
-        "LM_MEMORY_BYTES": given.memory_bytes,
-        "LM_SHUTDOWNTIME": int(given.shutdown_time),
-        "LM_WALL_LIMIT_SECS": max(0, int(given.shutdown_time) - int(given.started)),
-        "LM_GRACE_SECS": given.grace,
-        "LM_HS06": _rating(given),
-    }
-    return {"LM_JOB_ID": given.job_id} | _written(values)
+    values = machinefeatures(given) | jobfeatures(given)
+    return {f"{TWIN_PREFIX}{key.upper()}": value for key, value in values.items() if key not in OLDER}
 
 
-def _rating(given: Allocation) -> float | None:
-    return None if given.hs06_per_processor is None else given.hs06_per_processor * given.processors
+def _rating(given: Allocation) -> str | None:
+    """Decimal digits of exactly the product, which floating point would blur."""
+    if given.hs06_per_processor is None:
+        return None
+    return format(Decimal(repr(float(given.hs06_per_processor))) * given.processors, "f")
 
 
-def _written(values: Mapping[str, float | None]) -> dict[str, str]:
-    return {key: plain(value) for key, value in values.items() if value is not None}
-
-
-def plain(value: float) -> str:
-    """A number without unit or exponent: whole numbers as such, others with up to six decimals, at least one."""
-    if isinstance(value, int):
-        return str(value)
-    whole, _, decimals = f"{value:.6f}".partition(".")
-    return f"{whole}.{decimals.rstrip('0') or '0'}"
+def _written(values: Mapping[str, str | int | None]) -> dict[str, str]:
+    return {key: str(value) for key, value in values.items() if value is not None}

@@ -3,7 +3,10 @@
 import errno
 import os
 import stat
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from lmd.environment import trees
@@ -26,19 +29,56 @@ class Size:
     complete: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry: its path as it is on the disk (`printable.name` shows it), what it is, and its length in bytes."""
+
+    path: str
+    kind: str
+    bytes: int
+
+
 def measure(path: Path, *, most_bytes: int, most_files: int) -> Size:
     """The size of the tree at `path`, counted until one of the limits is passed: the cost is that of `most_files`
-    entries, whatever the tree holds. What vanishes meanwhile is not counted; a tree that is not there is empty.
+    entries, whatever the tree holds. What vanishes meanwhile is not counted; a tree that is not there is empty, one
+    that cannot be read is one `unreadable` directory.
 
     Directories that nest deeper than `trees.DEEPEST` count as more files than any limit.
     """
-    count = _Count(most_bytes, most_files)
+    walk, taken, apparent, files = _Walk(), 0, 0, 0
+    several: set[tuple[int, int]] = set()
+    with closing(_entries(path, walk)) as entries:
+        for _, found in entries:
+            files += 1
+            key = (found.st_dev, found.st_ino)
+            if key not in several:
+                taken += found.st_blocks * 512
+                apparent += found.st_size if stat.S_ISREG(found.st_mode) else 0
+            if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
+                several.add(key)
+            if taken > most_bytes or files > most_files or walk.too_deep:
+                break
+    if walk.too_deep:
+        files = max(files, most_files + 1)
+    complete = taken <= most_bytes and files <= most_files
+    return Size(bytes=taken, apparent_bytes=apparent, files=files, unreadable=walk.unreadable, complete=complete)
+
+
+def listing(path: Path, *, most_files: int) -> list[Entry]:
+    """The first `most_files` entries of the tree at `path`, sorted by path; a tree that is not there is empty."""
+    with closing(_entries(path, _Walk())) as entries:
+        first = [Entry(name, trees.kind(found.st_mode), found.st_size) for name, found in islice(entries, most_files)]
+    return sorted(first, key=lambda entry: entry.path)
+
+
+def _entries(path: Path, walk: "_Walk") -> Generator[tuple[str, os.stat_result]]:
     try:
         with trees.directory(path) as top:
-            count.tree(top)
+            yield from walk.entries(top)
     except FileNotFoundError:
-        return Size()
-    return count.size()
+        return
+    except OSError:
+        walk.unreadable += 1
 
 
 def read_small(path: Path, name: str, limit: int) -> bytes | None:
@@ -105,79 +145,55 @@ def _check(name: str) -> None:
         raise ValueError(f"{name!r} is not the name of one file")
 
 
-class _Count:
-    """A walk that adds up, and stops at the first limit that is passed."""
+class _Walk:
+    """Every entry below a directory, each directory before what is in it, for as long as the reader wants.
 
-    def __init__(self, most_bytes: int, most_files: int) -> None:
-        self._most_bytes, self._most_files = most_bytes, most_files
-        self._bytes = self._apparent = self._files = self._unreadable = 0
-        self._several: set[tuple[int, int]] = set()
+    A directory that is being read holds one descriptor and the names of its directories that are still to do.
+    """
 
-    def size(self) -> Size:
-        return Size(
-            bytes=self._bytes,
-            apparent_bytes=self._apparent,
-            files=self._files,
-            unreadable=self._unreadable,
-            complete=not self._passed,
-        )
+    def __init__(self) -> None:
+        self.unreadable = 0
+        self.too_deep = False
+        self._levels: list[tuple[int, str, list[str]]] = []
 
-    @property
-    def _passed(self) -> bool:
-        return self._bytes > self._most_bytes or self._files > self._most_files
-
-    def tree(self, top: int) -> None:
-        """Count all below `top`, depth first: each level holds one descriptor and the names that are still to do."""
-        levels = [(top, self._entries(top))]
+    def entries(self, top: int) -> Iterator[tuple[str, os.stat_result]]:
+        """Paths relative to `top`, and what they are."""
+        self._levels = [(top, "", [])]
         try:
-            while levels:
-                within, names = levels[-1]
-                if not names or self._passed:
-                    levels.pop()
-                    if levels:
+            yield from self._read()
+            while self._levels:
+                within, path, names = self._levels[-1]
+                if not names:
+                    self._levels.pop()
+                    if self._levels:
                         os.close(within)
-                    continue
-                self._descend(names.pop(), within, levels)
+                elif self._descend(within, f"{path}{names.pop()}"):
+                    yield from self._read()
         finally:
-            for descriptor, _ in levels[1:]:
+            for descriptor, _, _ in self._levels[1:]:
                 os.close(descriptor)
 
-    def _descend(self, name: str, within: int, levels: list[tuple[int, list[str]]]) -> None:
-        if len(levels) >= trees.DEEPEST:
-            self._files = max(self._files, self._most_files) + 1
-            return
+    def _descend(self, within: int, path: str) -> bool:
+        if len(self._levels) >= trees.DEEPEST:
+            self.too_deep = True
+            return False
         try:
-            below = trees.open_directory(name, within)
+            self._levels.append((trees.open_directory(path.rpartition("/")[2], within), f"{path}/", []))
         except FileNotFoundError:
-            return
+            return False
         except OSError:
-            self._unreadable += 1
-            return
-        levels.append((below, []))
-        levels[-1][1].extend(self._entries(below))
+            self.unreadable += 1
+            return False
+        return True
 
-    def _entries(self, within: int) -> list[str]:
-        """Count the entries of one directory; returns the names of those that are directories."""
-        directories: list[str] = []
+    def _read(self) -> Iterator[tuple[str, os.stat_result]]:
+        within, path, names = self._levels[-1]
         with os.scandir(within) as entries:
             for entry in entries:
-                self._entry(entry, directories)
-                if self._passed:
-                    break
-        return directories
-
-    def _entry(self, entry: "os.DirEntry[str]", directories: list[str]) -> None:
-        try:
-            found = entry.stat(follow_symlinks=False)
-        except OSError:
-            return
-        self._files += 1
-        if stat.S_ISDIR(found.st_mode):
-            directories.append(entry.name)
-        elif found.st_nlink > 1:
-            if (found.st_dev, found.st_ino) in self._several:
-                return
-            self._several.add((found.st_dev, found.st_ino))
-        self._bytes += found.st_blocks * 512
-        if stat.S_ISREG(found.st_mode):
-            self._apparent += found.st_size
+                try:
+                    found = entry.stat(follow_symlinks=False)
+                except OSError:
+                    continue
+                if stat.S_ISDIR(found.st_mode):
+                    names.append(entry.name)
+                yield f"{path}{entry.name}", found

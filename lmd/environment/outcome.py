@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
+from lmd.environment import printable
 from runtimes.contract import End, EndReason
 
 MESSAGE_FILE = "shutdown_message"
-MESSAGE_LIMIT = 4096
+MESSAGE_LIMIT = 65_536
+"""Bytes of a shutdown_message file that are read; a larger one is no message."""
 TEXT_LIMIT = 300
 _MESSAGE = re.compile(r"([1-7][0-9]{2})(?: +(.*))?")
 
@@ -89,22 +91,17 @@ class Outcome:
 
 
 def parse(content: bytes | None) -> Message | None:
-    """The first line of a shutdown_message file, `NNN text`; None if there is none of that form."""
-    if not content:
-        return None
-    lines = clean(content[:MESSAGE_LIMIT].decode(errors="replace").lstrip("\n"), keep_lines=True).splitlines()
-    match = _MESSAGE.fullmatch(lines[0].strip()) if lines else None
-    return Message(int(match[1]), clean(match[2] or "")[:TEXT_LIMIT]) if match else None
-
-
-def clean(text: str, *, keep_lines: bool = False) -> str:
-    """Text that cannot drive a terminal: what is not printable becomes a replacement character."""
-    return "".join(ch if ch.isprintable() or (keep_lines and ch == "\n") else "\ufffd" for ch in text).strip(" ")
+    """The first line of a shutdown_message file, `NNN text`; None if it has no code of 100 to 799."""
+    match = _MESSAGE.fullmatch(printable.line((content or b"")[:MESSAGE_LIMIT], TEXT_LIMIT))
+    return Message(int(match[1]), match[2] or "") if match else None
 
 
 def mapped(codes: Mapping[int, str], end: End | None) -> Message | None:
-    """The message that a type's `outcome` table gives for the exit code; None if it has none."""
-    if end is None or end.exit_code is None or end.exit_code not in codes:
+    """The message that a type's `outcome` table gives for the exit code; None if it has none.
+
+    The exit code of a machine that the memory limit has ended is not its payload's word.
+    """
+    if end is None or end.exit_code is None or end.exit_code not in codes or end.reason is EndReason.OOM:
         return None
     return parse(codes[end.exit_code].encode())
 
@@ -164,9 +161,9 @@ def _engine(end: End | None, lifetime: float, fizzle: float) -> Outcome:
         return Outcome(message=None, decided=Decided.ENGINE, detail="exit code 0", exit=Exit.SUCCESS)
     detail = ENDS.get(end.reason) or f"exit code {end.exit_code}"
     if end.detail:
-        detail += f" ({clean(end.detail)[:TEXT_LIMIT]})"
+        detail += f" ({printable.line(end.detail.encode(errors='replace'), TEXT_LIMIT)})"
     text = f"{detail}, {lifetime:.0f} s after its start" if lifetime < fizzle else detail
-    return Outcome(message=Message(700, clean(text)), decided=Decided.ENGINE, detail=detail, exit=Exit.FAILED)
+    return Outcome(message=Message(700, text), decided=Decided.ENGINE, detail=detail, exit=Exit.FAILED)
 
 
 def _why(ended_by: tuple[Why, str] | None) -> str:
