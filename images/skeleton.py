@@ -6,7 +6,7 @@ over, and the places where the environment is bound, are there already.
 
 from importlib.resources import files
 
-from images.entries import Tree, directory, file, place
+from images.entries import Tree, directory, file, place, symlink
 
 HELPER = "/usr/local/bin/lm-payload"
 _HOSTS = b"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
@@ -26,5 +26,6 @@ def add_skeleton(tree: Tree) -> None:
     place(tree, "/var/spool/joboutputs", directory())
     for path, data in (("hosts", _HOSTS), ("hostname", b"localhost\n"), ("resolv.conf", b"")):
         place(tree, f"/etc/{path}", file(data))
+    place(tree, "/etc/mtab", symlink("/proc/mounts"))  # Podman makes it where it is missing, even in a directory in use
     place(tree, "/user_data", file(b""))
     place(tree, HELPER, file(helper(), 0o755))

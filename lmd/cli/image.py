@@ -92,35 +92,48 @@ def list_images(as_json: Annotated[bool, typer.Option("--json", help="Both table
     from images.recipe import builtin, load
 
     directories = search_directories(os.environ, os.geteuid())
-    found = [each for directory in directories for each in listed(directory)]
     kinds = sources(os.environ, os.geteuid())
-    recipes = [load(folder) for folder in builtin().values()]
-    missing = {recipe.name: kinds[recipe.settings.kind].missing() or "" for recipe in recipes}
+    images = [
+        image.plain() | {"built": int(built), "current": find(image.name, directories) == image.path.resolve()}
+        for directory in directories
+        for image, built in listed(directory)
+    ]
+    recipes = [
+        {
+            "name": recipe.name,
+            "description": recipe.settings.description,
+            "missing": kinds[recipe.settings.kind].missing(),
+        }
+        for recipe in map(load, builtin().values())
+    ]
     if as_json:
-        images = [
-            image.plain() | {"built": int(built), "current": find(image.name, directories) == image.path.resolve()}
-            for image, built in found
-        ]
-        described = [
-            {"name": recipe.name, "description": recipe.settings.description, "missing": missing[recipe.name] or None}
-            for recipe in recipes
-        ]
-        typer.echo(_json({"images": images, "recipes": described}))
-        return
+        typer.echo(_json({"images": images, "recipes": recipes}))
+    else:
+        _tables(images, recipes)
+
+
+def _tables(images: list[dict[str, Any]], recipes: list[dict[str, Any]]) -> None:
     _table(
         "Images built on this host",
-        ("NAME", "BUILT", "SIZE", "PACKAGES", "ID", "FILE"),
+        ("NAME", "ROOT_IMAGE", "BUILT", "SIZE", "PACKAGES", "ID", "FILE"),
         [
-            (image.name, _local(built), _size(image.size_bytes), str(len(image.packages)), image.image_id[7:19],
-             str(image.path))
-            for image, built in found
+            (
+                image["name"],
+                f"lmd:{image['name']}" if image["current"] else "-",
+                _local(image["built"]),
+                _size(image["size_bytes"]),
+                str(len(image["packages"])),
+                image["image_id"].removeprefix("sha256:")[:12],
+                str(image["path"]),
+            )
+            for image in images
         ],
-    )  # fmt: skip
+    )
     typer.echo()
     _table(
         "Recipes that can be built (lm image build NAME)",
         ("NAME", "WHAT", "LACKING ON THIS HOST"),
-        [(recipe.name, recipe.settings.description, missing[recipe.name] or "-") for recipe in recipes],
+        [(recipe["name"], recipe["description"], recipe["missing"] or "-") for recipe in recipes],
     )
 
 

@@ -111,9 +111,20 @@ def test_list_shows_images_and_recipes_under_headings_of_their_own(lm_image: Lm)
     assert "  none yet\n" in before
     lm_image("build", "busybox")
     built, recipes = lm_image("list").stdout.split("Recipes that can be built (lm image build NAME)")
-    assert "busybox  " in built
+    assert "busybox  lmd:busybox" in built
     assert "none yet" not in built
     assert [line.split()[0] for line in recipes.splitlines()[1:]] == ["NAME", "base", "busybox"]
+
+
+def test_only_the_newest_image_of_a_name_is_what_a_machinetype_gets(lm_image: Lm) -> None:
+    lm_image("build", "busybox")
+    lm_image("build", "busybox", "--source-date-epoch", "1")
+    shown = json.loads(lm_image("list", "--json").stdout)
+    assert {image["source_date_epoch"]: image["current"] for image in shown["images"]} == {
+        1: True,
+        1_700_000_000: False,
+    }
+    assert lm_image("list").stdout.count("lmd:busybox") == 1
 
 
 def test_list_as_json_holds_both_tables(lm_image: Lm) -> None:
