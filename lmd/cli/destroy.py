@@ -10,10 +10,12 @@ from lmd.cli.speaking import USAGE, awaited, fail, here, tell
 
 if TYPE_CHECKING:
     from lmd.config.models import Config
+    from lmd.environment.directory import Directory
     from lmd.machine.known import Known
     from lmd.places import Places
 
 app = typer.Typer(rich_markup_mode=None)
+SUPERVISOR_SECONDS = 20
 
 
 @app.command(epilog="Examples:  lm destroy abcdef   |   lm destroy --orphaned")
@@ -49,6 +51,16 @@ async def _destroy_all(config: "Config", places: "Places", wanted: list[str], or
         fail("\n".join(problems))
 
 
+async def _until_left(machine: "Known", directory: "Directory") -> None:
+    """A living lm run sees the end and removes the directory itself: give it time, rather than pull it away."""
+    from lmd.environment.directory import supervised
+
+    for _ in range(SUPERVISOR_SECONDS * 10):
+        if machine.record is None or not supervised(machine.record) or not directory.path.exists():
+            return
+        await asyncio.sleep(0.1)
+
+
 async def _destroy(config: "Config", places: "Places", machine: "Known") -> str:
     """What hindered; empty if nothing of the machine is left."""
     from lmd.engines import NoRuntime, here, opened
@@ -65,6 +77,7 @@ async def _destroy(config: "Config", places: "Places", machine: "Known") -> str:
         for name in [machine.runtime] if machine.runtime else here(os.environ):
             async with opened(name, config, places) as runtime:
                 await runtime.destroy(machine.id)
+        await _until_left(machine, directory)
         await asyncio.to_thread(directory.remove)
     except (RuntimeFault, NoRuntime, DirectoryError) as error:
         return f"machine {machine.id}: {error}"

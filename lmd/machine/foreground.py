@@ -123,7 +123,7 @@ async def run(request: Request, places: Places, voice: Voice, joined: Joined | N
         raise CannotRun("\n".join(str(problem) for problem in problems))
     async with AsyncExitStack() as stack:
         try:
-            image = await _image(type_.root_image, places, voice)
+            image = await _image(type_, places, voice)
             runtime, probe = await stack.enter_async_context(engines.chosen(type_, config, places))
         except (engines.NoRuntime, ConfigError, ImageError) as error:
             raise CannotRun(str(error)) from error
@@ -182,23 +182,23 @@ def _prepared(plan: Plan, directory: Directory, runtime: str) -> Spec:
     return prepare(plan, directory, runtime=runtime, host=host, version=f"lmd {version('lmd')}", supervisor=os.getpid())
 
 
-async def _image(root_image: str, places: Places, voice: Voice) -> Image:
+async def _image(type_: MachineType, places: Places, voice: Voice) -> Image:
     """The image that a type names; one of our own recipes is built now if it has not been."""
-    if root_image.startswith(BUILT):
-        name = root_image.removeprefix(BUILT)
+    if type_.root_image.startswith(BUILT):
+        name = type_.root_image.removeprefix(BUILT)
         path = cache.find(name, (places.cache / "images", cache.default_directory(os.environ, 0)))
         if path is None:
-            voice.tell(f"building the image {name}, once")
             epoch = chosen_epoch(os.environ, time.time())
             found = recipe.find_recipe(name)
+            voice.tell(f"building the image {name}, once")
             built = await asyncio.to_thread(cache.ensure, places.cache / "images", found, epoch, progress=voice.tell)
             path = built.path
         return Image(kind=ImageKind.OCI_ARCHIVE, location=str(path))
     try:
-        kind, location = image_kind(root_image)
+        kind, location = image_kind(type_.root_image)
     except ValueError as error:
-        raise CannotRun(f"root_image: {error}") from error
-    return Image(kind=kind, location=location)
+        raise CannotRun(f"machinetype {type_.name}: root_image: {error}") from error
+    return Image(kind=kind, location=location, pull=type_.pull)
 
 
 async def _life(
@@ -319,7 +319,7 @@ async def _conclude(
         outputs=outputs,
         files=collected.files if collected else 0,
         bytes=collected.bytes if collected else 0,
-        left_out=tuple(f"{entry.path}: {entry.reason}" for entry in collected.left_out) if collected else (),
+        left_out=tuple(map(str, collected.left_out)) if collected else (),
         kept=request.keep or collected is None,
     )
     with contextlib.suppress(DirectoryError):  # an operator's destroy has removed it
