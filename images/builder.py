@@ -14,7 +14,7 @@ from images.kinds.busybox import BusyboxSource
 from images.kinds.debian import DebianSource
 from images.kinds.source import Progress, RootTree, Source, Work
 from images.recipe import Recipe
-from images.skeleton import add_skeleton, helper
+from images.skeleton import add_skeleton, skeleton_digest
 
 PACKAGES_SUFFIX = ".packages"
 EPOCH_LIMIT = 253_402_300_799
@@ -42,7 +42,7 @@ def silent(_: str) -> None:
 
 def recipe_digest(recipe: Recipe, source: Source) -> str:
     """SHA-256 in hex over all that decides the image, but the epoch and the versions of packages on the mirror."""
-    return recipe.digest(helper().hex(), *source.inputs())
+    return recipe.digest(skeleton_digest(), *source.inputs())
 
 
 def build(

@@ -4,6 +4,7 @@ A root directory that is used read-only or by a foreign range of user ids starts
 over, and the places where the environment is bound, are there already.
 """
 
+import hashlib
 from importlib.resources import files
 
 from images.entries import Tree, directory, file, place, symlink
@@ -29,3 +30,16 @@ def add_skeleton(tree: Tree) -> None:
     place(tree, "/etc/mtab", symlink("/proc/mounts"))  # Podman makes it where it is missing, even in a directory in use
     place(tree, "/user_data", file(b""))
     place(tree, HELPER, file(helper(), 0o755))
+
+
+def skeleton_digest() -> str:
+    """SHA-256 in hex over all that `add_skeleton` adds: images made with another one are other images."""
+    tree: Tree = {}
+    add_skeleton(tree)
+    hashing = hashlib.sha256()
+    for name, entry in sorted(tree.items()):
+        hashing.update(repr((name, entry.kind.value, entry.mode, entry.target, entry.size)).encode())
+        if entry.content is not None:
+            with entry.content() as content:
+                hashing.update(content.read())
+    return hashing.hexdigest()
