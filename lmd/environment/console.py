@@ -6,6 +6,7 @@ from pathlib import Path
 
 HEAD_BYTES = 65_536
 _GAP = re.compile(rb"\n?\[lmd: ([0-9]{1,18}) bytes of console output left out here\]\n")
+_GAP_BYTES = 80
 _LINE_BYTES = 4096
 """How far back the beginning of a line is looked for where the kept end begins."""
 
@@ -80,7 +81,14 @@ class Console:
 
 
 def _parts(content: bytes, head: int) -> tuple[bytes, int, bytes]:
-    """Split a console file into its head, the number of bytes missing after it, and the rest."""
+    """Split a console file into its head, the number of bytes missing after it, and the rest.
+
+    A line about missing bytes across the border belongs to the head, so that it stays whole.
+    """
+    for across in _GAP.finditer(content, max(0, head - _GAP_BYTES), head + _GAP_BYTES):
+        if across.start() < head < across.end():
+            head = across.end()
+            break
     found = _GAP.match(content, head)
     return content[:head], int(found[1]) if found else 0, content[found.end() if found else head :]
 

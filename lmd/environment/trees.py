@@ -109,12 +109,12 @@ def _lift(below: int, top: int) -> None:
 
 
 def _names(descriptor: int) -> list[str]:
-    """Entries of a directory, at most some thousands at a time."""
+    """Entries of a directory, at most a thousand at a time."""
     names = []
     with os.scandir(descriptor) as entries:
         for entry in entries:
             names.append(entry.name)
-            if len(names) == 10_000:
+            if len(names) == 1000:
                 break
     return names
 

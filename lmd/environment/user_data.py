@@ -111,18 +111,18 @@ def _values(facts: Facts, options: Mapping[str, str], files: Mapping[str, bytes]
         ("vmlm_hostname", facts.manager_hostname),
         ("uuid", facts.uuid),
     )
-    yield from ((_pattern(name), os.fsencode(value)) for name, value in named if value is not None)
+    yield from ((_pattern("", name), os.fsencode(value)) for name, value in named if value is not None)
     for name, value in options.items():
-        yield _pattern(f"option_{name}"), value.encode(errors="surrogateescape")
+        yield _pattern("option_", name), value.encode(errors="surrogateescape")
     for name, data in files.items():
-        yield _pattern(f"file_{name}"), data
-        yield _pattern(f"option_{name}"), data
+        yield _pattern("file_", name), data
+        yield _pattern("option_", name), data
 
 
-def _pattern(name: str) -> bytes:
+def _pattern(prefix: str, name: str) -> bytes:
     if not _NAME.fullmatch(name):
         raise UserDataError(f"user_data: {name!r} is no name for a pattern: only a-z, 0-9 and _ may be in it")
-    return f"##user_data_{name}##".encode()
+    return f"##user_data_{prefix}{name}##".encode()
 
 
 def _replaced(pieces: list[tuple[bytes, bool]], pattern: bytes, value: bytes) -> Iterator[tuple[bytes, bool]]:
