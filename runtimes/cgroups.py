@@ -80,17 +80,22 @@ def directories(pid: int, where: Mounts) -> dict[str, Path]:
     return found
 
 
-def _machine(pid: int, where: Mounts) -> dict[str, Path]:
-    """The directories of a machine's process. One that has just ended is shown in the root group: it counts as gone."""
+def _machine(pid: int, where: Mounts, name: str) -> dict[str, Path]:
+    """The directories of a machine's process, whose group has `name` in its path.
+
+    In another group is a process that has just ended (the root group), or one that may have none of its own (rootless
+    engines on v1): what that group says is not the machine's.
+    """
     at = directories(pid, where)
-    if at.get("memory", at.get("")) in (where.v1.get("memory"), where.v2):
-        raise ProcessLookupError(f"process {pid} has ended")
+    if name not in str(at.get("memory", at.get("", ""))):
+        raise ProcessLookupError(f"process {pid} is in no control group of {name}")
     return at
 
 
-def in_force(pid: int, where: Mounts) -> InForce:
-    """The limits that hold for a machine's process. Raises `ProcessLookupError` if there is no such process."""
-    at = _machine(pid, where)
+def in_force(pid: int, where: Mounts, name: str) -> InForce:
+    """The limits that hold for a machine's process. Raises `ProcessLookupError` if it has no
+    group with `name` in its path."""
+    at = _machine(pid, where, name)
     if "memory" in at or "cpu" in at:
         quota = _number(at, "cpu", "cpu.cfs_quota_us")
         period = _number(at, "cpu", "cpu.cfs_period_us")
@@ -108,9 +113,10 @@ def in_force(pid: int, where: Mounts) -> InForce:
     )
 
 
-def usage(pid: int, where: Mounts) -> Usage:
-    """What a machine's control group has used since it was made. Raises `ProcessLookupError` if it has ended."""
-    at = _machine(pid, where)
+def usage(pid: int, where: Mounts, name: str) -> Usage:
+    """What a machine's control group has used since it was made. Raises `ProcessLookupError` if it has none
+    with `name` in its path."""
+    at = _machine(pid, where, name)
     received, sent = network_bytes(pid)
     if "memory" in at or "cpuacct" in at:
         oom = _fields(_value(at, "memory", "memory.oom_control")).get("oom_kill")

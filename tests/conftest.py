@@ -10,7 +10,8 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ def _busybox_root(root: Path) -> Path:
     (root / "etc/group").write_text("root:x:0:\nuser:x:1000:\n")
     for name in ("hosts", "hostname", "resolv.conf"):
         (root / "etc" / name).touch()
+    (root / "etc/mtab").symlink_to("/proc/mounts")
     return root
 
 
@@ -152,13 +154,27 @@ def _listener(path: Path) -> int:
         return struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
 
 
+@pytest.fixture(scope="session")
+def private_podman(short_tmp: Path) -> Callable[[str, str], AbstractContextManager[PrivatePodman]]:
+    """Give a directory's name and an OCI runtime, get a Podman that must be empty when it is no longer needed."""
+
+    @contextmanager
+    def made(name: str, oci_runtime: str) -> Iterator[PrivatePodman]:
+        engine = PrivatePodman(short_tmp / name, oci_runtime)
+        try:
+            yield engine
+        finally:
+            left = engine.close()
+        assert not left, f"tests left containers behind: {left}"
+
+    return made
+
+
 @pytest.fixture(scope="session", params=["crun", "runc"])
-def podman(request: pytest.FixtureRequest, short_tmp: Path) -> Iterator[PrivatePodman]:
+def podman(request: pytest.FixtureRequest, private_podman) -> Iterator[PrivatePodman]:
     """Podman on each OCI runtime in turn."""
-    engine = PrivatePodman(short_tmp / request.param, request.param)
-    yield engine
-    left = engine.close()
-    assert not left, f"tests left containers behind: {left}"
+    with private_podman(request.param, request.param) as engine:
+        yield engine
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ from runtimes.contract import Image, ImageKind, Rejected, Spec
 from runtimes.idranges import IdRange
 
 FUSE = Path("/dev/fuse")
-NEEDED = ("etc/hosts", "etc/hostname", "etc/resolv.conf", "proc", "sys", "dev", "tmp", "run")
-"""What a root directory must hold already: nothing can be made in it, since it is used in place (HOST: read-only)."""
+NEEDED = ("etc/hosts", "etc/hostname", "etc/resolv.conf", "etc/mtab", "proc", "sys", "dev", "tmp", "run")
+"""What a root directory must hold already. Mount points cannot be made in it, and Podman would add /etc/mtab to it."""
 
 
 def root_directory(image: Image) -> str | None:

@@ -119,17 +119,20 @@ class Podman:
         await self._remove_volumes(engine, machine_id)
 
     async def usage(self) -> Mapping[str, Usage]:
-        """From the control groups of each running machine's first process; no request but one listing."""
+        """From the control groups of each running machine's first process; no request but one listing.
+
+        A machine without a control group of its own (rootless on v1) is left out.
+        """
         engine = await self._ready()
         filters = {"label": [f"{body.LABEL}id"], "status": ["running"]}
         listed = await self._get(engine, "/containers/json", filters=json.dumps(filters))
-        pids = {c["Names"][0]: c["Pid"] for c in listed or () if translate.stamped(c.get("Labels"), c["Names"][0])}
+        running = [c for c in listed or () if translate.stamped(c.get("Labels"), (c.get("Names") or [""])[0])]
 
         def read() -> dict[str, Usage]:
             used = {}
-            for machine_id, pid in pids.items():
+            for found in running:
                 try:
-                    used[machine_id] = cgroups.usage(pid, self._cgroups)
+                    used[found["Names"][0]] = cgroups.usage(found["Pid"], self._cgroups, found["Id"])
                 except ProcessLookupError:
                     continue
             return used
@@ -326,7 +329,7 @@ class Podman:
             return None
         try:
             mapped = Path(f"/proc/{pid}/uid_map").read_text().split()
-            now = cgroups.in_force(pid, self._cgroups)
+            now = cgroups.in_force(pid, self._cgroups, found["Id"])
         except (OSError, ProcessLookupError):
             return None
         if first and mapped[:3] != ["0", str(first), str(idranges.MACHINE_IDS)]:
