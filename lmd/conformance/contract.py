@@ -1,0 +1,46 @@
+"""How the contract's suite is made on each runtime: the built-in ones say it, others are taken as container engines."""
+
+import json
+from pathlib import Path
+
+from lmd import engines
+from lmd.config.models import Config
+from lmd.places import Places
+from runtimes import registry
+from runtimes.conformance import ContainerContext, Context
+from runtimes.contract import Image
+
+
+def context(runtime: str, config: Config, places: Places, image: Image, directory: Path) -> Context:
+    """The context of the contract's suite for one runtime; `directory` is empty and the suite's alone."""
+    settings = engines.settings(runtime, config, places)
+    if runtime == "podman":
+        from runtimes.conformance.for_podman import podman_context
+
+        return podman_context(settings, directory, image)
+    if runtime == "fake":
+        from runtimes.conformance.for_fake import fake_context
+
+        return fake_context(settings, directory)
+    return ContainerContext(
+        make=lambda: registry.load(runtime, settings), image=image, directory=directory, settings=settings
+    )
+
+
+async def inspected(runtime: str, config: Config, places: Places, machine_id: str) -> str | None:
+    """All that the engine itself shows of a machine, as text; None for an engine that is not known here.
+
+    Raises `Unavailable`.
+    """
+    if runtime != "podman":
+        return None
+    from runtimes.podman.engine import Engine
+    from runtimes.podman.service import find
+
+    settings = engines.settings(runtime, config, places)
+    engine = Engine(await find(settings.run_dir, settings.options), workers=1)
+    try:
+        answer = await engine.call("GET", f"/containers/{machine_id}/json")
+    finally:
+        engine.close()
+    return json.dumps(answer.body)
