@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 HEAD_BYTES = 65_536
-_GAP = re.compile(rb"\n?\[lmd: ([0-9]{1,18}) bytes of console output left out here\]\n")
+_GAP = re.compile(rb"\n?(?m:^)\[lmd: ([0-9]{1,18}) bytes of console output left out here\]\n")
 _GAP_BYTES = 80
 _LINE_BYTES = 4096
 """How far back the beginning of a line is looked for where the kept end begins."""
@@ -95,6 +95,8 @@ def _parts(content: bytes, head: int) -> tuple[bytes, int, bytes]:
 
 def _bytes_of(dropped: bytes) -> int:
     """How many bytes of console a piece of the file stands for: lines about missing bytes count what they tell."""
+    if b"\n[lmd: " not in dropped and not dropped.startswith(b"[lmd: "):
+        return len(dropped)  # far quicker than the expression below
     told = sum(int(found[1]) - len(found[0]) for found in _GAP.finditer(dropped))
     return max(0, len(dropped) + told)
 

@@ -81,7 +81,9 @@ while True:
     for name in ("shutdown_message", "a", "b"):
         number += 1
         try:
-            ways[number // 3 % len(ways)]("new"); os.rename("new", name) if not os.path.isdir(name) else gone(name)
+            ways[number // 3 % len(ways)]("new")
+            if os.path.isdir(name) and not os.path.islink(name): gone(name)
+            os.rename("new", name)
             if number % 5 == 0: gone(name)
         except OSError: pass
         finally:

@@ -233,3 +233,9 @@ def test_removing_a_link_removes_the_link(outputs: Path, secret: Path) -> None:
     (outputs / "link").symlink_to(secret.parent)
     trees.remove(outputs / "link")
     assert secret.exists() and not (outputs / "link").is_symlink()
+
+
+def test_a_link_in_the_place_of_a_directory_is_not_entered(outputs: Path, secret: Path) -> None:
+    (outputs / "link").symlink_to(secret.parent)
+    with trees.directory(outputs) as top, pytest.raises(NotADirectoryError):
+        trees.open_directory("link", top)
