@@ -8,12 +8,13 @@ ends) on a user's host, needs no test framework, and runs machines exactly as `l
 portraits of two machines differ.
 """
 
+from lmd.conformance.beside import Live
 from lmd.conformance.check import Check, Outcome, Result
 from lmd.conformance.checks import CHECKS
 from lmd.conformance.ground import Ground, NotAvailable, prepare, working_directory
 from lmd.conformance.report import Difference, Report, compare, parse
 from lmd.conformance.runner import run, run_one
-from lmd.conformance.trial import Interrupted, Left, Live, Trial
+from lmd.conformance.trial import Interrupted, Left, Trial
 
 __all__ = [
     "CHECKS",

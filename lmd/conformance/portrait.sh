@@ -82,7 +82,7 @@ portrait() {
         look $path
         put "entries.$path" "$(ls -A $path 2>/dev/null | wc -l | tr -d ' ')"
         try $path
-        date >$path/left 2>/dev/null
+        if [ -d $path ]; then date >$path/left; fi
     done
 }
 

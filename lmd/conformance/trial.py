@@ -2,8 +2,7 @@
 
 import asyncio
 import secrets
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -13,16 +12,14 @@ from lmd import engines
 from lmd.config.chosen import Chosen
 from lmd.config.load import machinetype
 from lmd.config.models import MachineType
+from lmd.conformance.beside import TYPE, Act, Beside
 from lmd.conformance.check import NotApplicable, Violation
 from lmd.conformance.ground import Ground
 from lmd.conformance.report import Report, parse
 from lmd.environment.directory import Directory, Record
 from lmd.environment.outcome import WORDS, Decided, Outcome, Why
-from lmd.machine.foreground import CannotRun, Request, Summary, Voice, run
-from runtimes.contract import Runtime, Seen, State
+from lmd.machine.foreground import CannotRun, Request, Summary, run
 
-TYPE = "conformance"
-POLL_SECONDS = 0.03
 PORTRAIT = "portrait"
 
 
@@ -30,50 +27,20 @@ class Interrupted(Exception):
     """Somebody wants the suite to end: a signal came while a machine ran or started."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Live:
-    """A machine that runs, seen from its host. `told` grows with what `lm run` says, `shown` with the console."""
-
-    runtime: Runtime
-    seen: Seen
-    directory: Directory
-    record: Record
-    told: list[str]
-    shown: bytearray
-
-    async def left(self, name: str, within: float = 5.0) -> bytes:
-        """A file of its joboutputs, once it is there and not empty; `Violation` after `within` seconds."""
-        last = time.monotonic() + within
-        while True:
-            try:
-                if content := (self.directory.joboutputs / name).read_bytes():
-                    return content
-            except FileNotFoundError:
-                pass
-            if time.monotonic() > last:
-                raise Violation(f"the payload has not written {name} within {within:g} s")
-            await asyncio.sleep(POLL_SECONDS)
-
-    async def ended(self) -> None:
-        """Return when it no longer runs."""
-        while True:
-            found = [m for m in await self.runtime.machines() if m.id == self.seen.id]
-            if not found or found[0].state is State.EXITED:
-                return
-            await asyncio.sleep(POLL_SECONDS)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Left:
-    """What came of a machine, after its end. `seconds` is from its being there to its end, by our clock."""
+    """What came of a machine, after its end."""
 
     type: MachineType
-    seen: Seen
     record: Record
     summary: Summary
     told: tuple[str, ...]
     shown: bytes
-    seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it ran, by its engine's clock."""
+        return self.summary.seconds
 
     @property
     def outcome(self) -> Outcome:
@@ -96,10 +63,6 @@ class Left:
     def report(self) -> Report:
         """The portrait that its payload made."""
         return parse(self.file(PORTRAIT))
-
-
-Act = Callable[[Live], Awaitable[None]]
-"""What is done to a machine while it runs."""
 
 
 @dataclass(slots=True)
@@ -129,14 +92,23 @@ class Trial:
         config = replace(self.ground.config, machinetypes={TYPE: type_})
         folder = self.ground.directory / secrets.token_hex(4)
         request = Request(chosen=Chosen(config, type_), outputs=folder, seconds=seconds, grace=grace)
-        watched = _Watched(self.ground, act, self._ids)
+        beside = Beside(self.ground, self._ids)
         try:
-            summary = await run(request, self.ground.places, watched.voice, watched.joined)
+            async with beside.looking(act):
+                summary = await run(request, self.ground.places, beside.voice, None)
         except CannotRun as error:
             if isinstance(error.__cause__, asyncio.CancelledError):
                 raise Interrupted from error
             raise Violation(f"the machine could not be run: {error}") from error
-        return watched.left(type_, summary)
+        if _interrupted(summary.outcome):
+            raise Interrupted
+        return Left(
+            type=type_,
+            record=beside.record(),
+            summary=summary,
+            told=tuple(beside.told),
+            shown=bytes(beside.shown),
+        )
 
     async def portrait(self) -> Left:
         """The machine of a type that has everything, which has drawn what it sees; one for all checks of a run."""
@@ -210,61 +182,6 @@ SECRETS: Mapping[str, bytes] = {
 def portrait_script() -> str:
     """The program with which a payload draws what it sees."""
     return resources.files("lmd.conformance").joinpath("portrait.sh").read_text()
-
-
-class _Watched:
-    """One run's ears, and what is done beside it; gathers what `Left` is made of."""
-
-    def __init__(self, ground: Ground, act: Act | None, ids: list[str]) -> None:
-        self._ground, self._act, self._ids = ground, act, ids
-        self._live: Live | None = None
-        self._failure: Exception | None = None
-        self._told: list[str] = []
-        self._shown = bytearray()
-        self._began = self._ended = 0.0
-        self.voice = Voice(tell=self._told.append, show=self._shown.extend)
-
-    async def joined(self, runtime: Runtime, seen: Seen) -> None:
-        """Do what is to be done and wait for the end. It keeps its failure, since it has to return for the clean-up."""
-        self._ids.append(seen.id)
-        self._began = time.monotonic()
-        directory = Directory(self._ground.places.machines / seen.id)
-        try:
-            async with asyncio.timeout(self._ground.deadline):
-                self._live = Live(
-                    runtime=runtime,
-                    seen=seen,
-                    directory=directory,
-                    record=directory.load(),
-                    told=self._told,
-                    shown=self._shown,
-                )
-                if self._act:
-                    await self._act(self._live)
-                await self._live.ended()
-        except TimeoutError:
-            self._failure = Violation(f"the machine has not ended within {self._ground.deadline:g} s")
-        except Exception as error:
-            self._failure = error
-        self._ended = time.monotonic()
-
-    def left(self, type_: MachineType, summary: Summary) -> Left:
-        """All that came of it; raises what failed meanwhile."""
-        if _interrupted(summary.outcome):
-            raise Interrupted
-        if self._failure:
-            raise self._failure
-        if self._live is None:
-            raise Violation("the machine ended before it was there")
-        return Left(
-            type=type_,
-            seen=self._live.seen,
-            record=self._live.record,
-            summary=summary,
-            told=tuple(self._told),
-            shown=bytes(self._shown),
-            seconds=self._ended - self._began,
-        )
 
 
 def _interrupted(outcome: Outcome) -> bool:

@@ -3,6 +3,7 @@
 import json
 import re
 
+from lmd.conformance.beside import TYPE, Live
 from lmd.conformance.check import check, expect
 from lmd.conformance.contract import inspected
 from lmd.conformance.ground import SPACE
@@ -10,17 +11,19 @@ from lmd.conformance.trial import (
     ARGUMENTS,
     GREETING,
     SECRETS,
-    TYPE,
     VARIABLES,
-    Left,
-    Live,
     Trial,
-    portrait_script,
 )
 from runtimes.contract import Exec
 
 USER_DATA = "/user_data"
-WAIT = "#!/bin/sh\ntrap 'exit 0' TERM\ncat /lmc/token >/dev/null && echo here >\"$JOBOUTPUTS/here\"\nsleep 30 & wait $!\n"
+WAIT = """#!/bin/sh
+trap 'exit 0' TERM
+cat /lmc/token >/dev/null && echo here >"$JOBOUTPUTS/here"
+sleep 30 & wait $!
+"""
+    "#!/bin/sh\ntrap 'exit 0' TERM\ncat /lmc/token >/dev/null && echo here >\"$JOBOUTPUTS/here\"\nsleep 30 & wait $!\n"
+)
 MARK = b"lmc-secret-7c5d"
 
 
@@ -134,14 +137,14 @@ async def secrets_are_shown_nowhere(trial: Trial) -> str:
     return ", ".join(shown)
 
 
-@check("the payload's variables are those of the type, of the contract, of the image and the engine; none is the host's")
+@check(
+    "the payload's variables are the type's, the contract's, the image's and the engine's; none is the host's"
+)
 async def no_variable_of_the_host_arrives(trial: Trial) -> None:
     left = await trial.portrait()
     known = {*VARIABLES, "MACHINEFEATURES", "JOBFEATURES", "JOBOUTPUTS", *_USUAL}
     foreign = sorted(
-        name
-        for name in left.report().environment()
-        if name not in known and not re.fullmatch("LM_[A-Z0-9_]+", name)
+        name for name in left.report().environment() if name not in known and not re.fullmatch("LM_[A-Z0-9_]+", name)
     )
     expect(not foreign, f"the payload was given {', '.join(foreign)}")
 

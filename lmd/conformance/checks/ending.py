@@ -2,8 +2,9 @@
 
 import time
 
+from lmd.conformance.beside import Live
 from lmd.conformance.check import check, expect
-from lmd.conformance.trial import Left, Live, Trial
+from lmd.conformance.trial import Left, Trial
 from lmd.environment.outcome import Decided, Exit
 
 SLEEP = "trap 'exit 0' TERM; sleep 60 & wait $!"

@@ -3,10 +3,11 @@
 import asyncio
 import time
 
+from lmd.conformance.beside import Live
 from lmd.conformance.check import check, expect, needs
 from lmd.conformance.ground import RATING
-from lmd.conformance.trial import Left, Live, Trial, portrait_script
-from runtimes.contract import Limit
+from lmd.conformance.trial import Left, Trial, portrait_script
+from runtimes.contract import Limit, Seen
 
 PLACES = {
     "MACHINEFEATURES": "/etc/machinefeatures",
@@ -124,7 +125,7 @@ async def twins_equal_the_features(trial: Trial) -> None:
     expect(not wrong, "; ".join(f"{name} is {given.get(name)!r}, not {wanted.get(name)!r}" for name in wrong))
 
 
-@check("the machine's clock lies between the jobstart_secs and the shutdowntime that it is told, whatever its time zone")
+@check("the machine's clock lies between the jobstart_secs and the shutdowntime it is told, whatever its time zone")
 async def clock_agrees_with_the_features(trial: Trial) -> None:
     left = await trial.portrait()
     clock, values = int(left.report().text("clock")), expected(left)
@@ -136,12 +137,16 @@ async def clock_agrees_with_the_features(trial: Trial) -> None:
 async def features_tell_the_limits_in_force(trial: Trial) -> None:
     limits = trial.ground.can.limits
     needs(limits >= {Limit.PROCESSORS, Limit.MEMORY}, trial.ground.can.absent.get("limits", "limits are not claimed"))
-    left = await trial.portrait()
-    told, seen = expected(left)["jobfeatures"], left.seen
-    processors = int(told["allocated_cpu"])
-    expect(seen.processors == processors, f"{seen.processors} processors are in force, {processors} are told")
-    memory = int(told["max_rss_bytes"])
-    expect(seen.memory_bytes == memory, f"{seen.memory_bytes} bytes of memory are in force, {memory} are told")
+    seen: list[Seen] = []
+
+    async def act(live: Live) -> None:
+        seen.append(live.seen)
+        await live.runtime.stop(live.seen.id, grace=2)
+
+    told = expected(await trial.run(WATCH, act=act, max_processors=2))["jobfeatures"]
+    processors, memory = int(told["allocated_cpu"]), int(told["max_rss_bytes"])
+    expect(seen[0].processors == processors, f"{seen[0].processors} processors are in force, {processors} are told")
+    expect(seen[0].memory_bytes == memory, f"{seen[0].memory_bytes} bytes of memory are in force, {memory} are told")
 
 
 @check("shutdowntime that moves earlier is seen at once in the directory that is open; it never moves later")

@@ -6,10 +6,15 @@ from lmd.conformance.check import check, expect, needs
 from lmd.conformance.trial import SECRETS, Left, Trial
 from runtimes.contract import Network
 
-OURS = ("/etc/machinefeatures", "/etc/jobfeatures", "/var/spool/joboutputs", "/user_data", "/lmc-memory", "/lmc-scratch")
-ENGINES = (
-    r"/|/(proc|sys|dev)(/.*)?|/etc/(hosts|hostname|resolv\.conf|mtab)|/run/\.containerenv|/run/secrets(/.*)?|/\.dockerenv"
+OURS = (
+    "/etc/machinefeatures",
+    "/etc/jobfeatures",
+    "/var/spool/joboutputs",
+    "/user_data",
+    "/lmc-memory",
+    "/lmc-scratch",
 )
+ENGINES = r"/|/(proc|sys|dev)(/.*)?|/etc/(hosts|hostname|resolv\.conf|mtab)|/run/\.containerenv|/run/secrets(/.*)?|/\.dockerenv"
 """Where engines mount things of their own."""
 
 NEST = """#!/bin/sh
@@ -88,7 +93,9 @@ async def disks_go_with_the_machine(trial: Trial) -> None:
         expect(said[::2] == ["0", "0"], f"the disks hold {said[::2]} entries at the start, not none")
 
 
-@check("with nested_containers the payload makes user, mount and pid namespaces, a fresh /proc, and sees all from inside")
+@check(
+    "with nested_containers the payload makes user, mount and pid namespaces, a fresh /proc, and sees all from inside"
+)
 async def nested_containers_see_the_environment(trial: Trial) -> None:
     can = trial.ground.can
     needs(can.nested_containers, can.absent.get("nested_containers", "nested_containers is not claimed"))
