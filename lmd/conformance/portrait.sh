@@ -70,7 +70,7 @@ portrait() {
     for path in "${MACHINEFEATURES#file://}" "${JOBFEATURES#file://}" "$outputs" /user_data; do look "$path"; done
     try "$outputs"
     try /tmp
-    try /
+    try /etc
     for path in /lmc/token /lmc/key; do
         put "secret.$path" "$(hex $path)"
         look $path

@@ -83,8 +83,8 @@ class Trial:
     ) -> Left:
         """Run a machine to its end. `script` is its user_data; `table` are keys of its type as in a file.
 
-        `act` is awaited while it runs. `seconds` shortens its wallclock, `grace` is its notice. `Violation` if it cannot
-        be started, or has not ended by the deadline.
+        `act` is awaited while it runs. `seconds` shortens its wallclock, `grace` is its notice. `Violation` if it
+        cannot be started, or has not ended by the deadline.
         """
         if script is not None:
             table["user_data"] = str(self.file("user_data", script.encode()))
@@ -151,9 +151,9 @@ class Trial:
         return problems
 
     def _type(self, table: Mapping[str, Any]) -> MachineType:
-        whole = {"root_image": self.ground.root_image, "pull": self.ground.image.pull} | _PLAIN | dict(table)
+        image = {"root_image": self.ground.root_image, "pull": self.ground.image.pull}
         settings, policy = self.ground.config.settings, self.ground.config.policy
-        made, wrong = machinetype(TYPE, whole | {"runtime": self.ground.runtime}, settings, policy)
+        made, wrong = machinetype(TYPE, {**_PLAIN, **image, **table, "runtime": self.ground.runtime}, settings, policy)
         if made is None:
             raise NotApplicable("; ".join(f"{'.'.join(key)}: {text}" for key, text in wrong))
         return made

@@ -11,6 +11,9 @@ printf 'a\\000b\\377' >sub/bytes
 : >"with space/$(printf 'odd\\tname')"
 ln -s sub/bytes link
 """
+BY_A_USER = """
+cd "$JOBOUTPUTS" && id -u >user && mkdir made && echo "200 by a user" >shutdown_message
+"""
 HOSTILE = """#!/bin/sh
 cd "$JOBOUTPUTS" || exit 1
 ln -s /etc/shadow shadow
@@ -42,10 +45,7 @@ async def joboutputs_are_for_every_user(trial: Trial) -> None:
     report = (await trial.portrait()).report()
     found = report.text("place./var/spool/joboutputs")
     expect(found == "directory 1777 0:0", f"/var/spool/joboutputs is a {found}, not a directory 1777 0:0")
-    script = (
-        'id -u >"$JOBOUTPUTS/user" && mkdir "$JOBOUTPUTS/made" && echo "200 by a user" >"$JOBOUTPUTS/shutdown_message"'
-    )
-    left = await trial.run(entrypoint=["/bin/sh", "-c", script], user="1000:1000")
+    left = await trial.run(entrypoint=["/bin/sh", "-c", BY_A_USER], user="1000:1000")
     expect(left.file("user") == b"1000\n", f"the payload ran as {left.file('user')!r}, not as 1000")
     expect((left.joboutputs / "made").is_dir(), "a directory that user 1000 made did not come home")
     expect(str(left.outcome.message) == "200 by a user", f"the message of user 1000 was read as {left.outcome.message}")
