@@ -9,7 +9,12 @@ _SEQUENCE = re.compile(
     r"|\x1b[ -/]+[0-~]"  # character sets and the like
     r"|\x1b[0-Z\\^-~]"
 )
-_UNFINISHED = re.compile(r"(?:\x1b(?:\[[0-?]*[ -/]*|[\]P^_X][^\x07\x1b\n]{0,4096}\x1b?|[ -/]*)|\r)\Z")
+_UNFINISHED = re.compile(
+    r"(?:(?:\x1b\[|\x9b)[0-?]*[ -/]*"
+    r"|(?:\x1b[\]P^_X]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\n]{0,4096}\x1b?"
+    r"|\x1b[ -/]*"
+    r"|\r)\Z"
+)
 _LONGEST_SEQUENCE = 4100
 # Controls but newline and tab, lone surrogates, line separators, and what reverses the direction of writing.
 _HARMFUL = re.compile(
@@ -22,7 +27,7 @@ def terminal(text: str) -> str:
 
     A carriage return, by which a line could be overwritten, becomes a newline.
     """
-    return _HARMFUL.sub("", _SEQUENCE.sub("", text).replace("\r\n", "\n").replace("\r", "\n"))
+    return _HARMFUL.sub("", _SEQUENCE.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
 
 
 def decoded(data: bytes) -> str:

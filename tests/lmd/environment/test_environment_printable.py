@@ -1,7 +1,7 @@
 """Text of machines made fit to be shown."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmd.environment import printable
@@ -41,9 +41,11 @@ def test_no_bytes_at_all_give_a_control_character(data: bytes) -> None:
     assert "\x1b" not in text and "\r" not in text
 
 
-@given(
-    st.lists(st.sampled_from([b"\x1b", b"[3", b"1m", b"a", b"\r", b"\n", b"\xc3", b"\xa9", b"]0;t", b"\x07", b"(B"]))
-)
+PIECES = b"\x1b|[3|1m|a|\r|\n|\xc3|\xa9|]0;t|\x07|(B|\\|\xc2\x9b|\xc2\x9d|P| ".split(b"|")
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from(PIECES)))
 def test_pieces_of_a_stream_show_the_same_as_the_whole(pieces: list[bytes]) -> None:
     stream = Stream()
     shown = "".join(stream.feed(piece) for piece in pieces) + stream.feed(b"", final=True)
