@@ -25,13 +25,16 @@ class Places:
         return self.state / "machines"
 
     def make(self) -> "Places":
-        """Create what is missing: 0711, so that a machine's users reach what is theirs and list nothing.
+        """Create what is missing. What machines have is behind a directory of 0700: engines bind it as root, and no
+        other account of this host can reach the joboutputs, which any user of the machine may write.
 
         Raises `PlaceError` if that fails or a directory belongs to another user.
         """
         for path in (self.state, self.run, self.cache, self.machines):
             try:
                 path.mkdir(mode=0o711, parents=True, exist_ok=True)
+                if path == self.machines:
+                    path.chmod(0o700)
                 found = path.stat()
             except OSError as error:
                 raise PlaceError(f"{path}: cannot be made: {error.strerror}") from error

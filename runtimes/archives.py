@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,6 +29,16 @@ class ArchivedImage:
 
 def describe(kind: ImageKind, path: Path) -> ArchivedImage:
     """The one image in an archive. Raises `Rejected` if it is not there, no such archive, or holds several images."""
+    try:
+        status = (path / "index.json" if kind is ImageKind.OCI_LAYOUT else path).stat()
+    except OSError as error:
+        raise Rejected(f"image {path}: {_short(error)}") from error
+    return _described(kind, path, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=64)
+def _described(kind: ImageKind, path: Path, version: tuple[int, ...]) -> ArchivedImage:
+    """Once for each `version` of the file: machines of one type start from one archive."""
     try:
         if kind is ImageKind.OCI_LAYOUT:
             return _oci(lambda name: _read_file(path, name), path)

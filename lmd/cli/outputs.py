@@ -29,35 +29,38 @@ def outputs(
 
 
 async def _outputs(config: "Config", places: "Places", wanted: str, folder: Path | None, as_json: bool) -> None:
-    import tempfile
-
-    from lmd.environment.collect import CollectError, collect
-
     found = await the_machine(config, places, wanted)
     if found.directory is None:
         fail(f"machine {found.id}: has no directory here")
-    source = found.directory.joboutputs
+    if folder is None:
+        _list(found.directory.joboutputs, as_json)
+    else:
+        _copy(found.directory.joboutputs, folder, as_json)
+
+
+def _list(source: Path, as_json: bool) -> None:
+    from lmd.environment.joboutputs import listing
+    from lmd.environment.printable import name
+
+    entries = listing(source, most_files=MOST_FILES)
+    if as_json:
+        print_json([{"path": name(entry.path), "kind": entry.kind, "bytes": entry.bytes} for entry in entries])
+        return
+    for entry in entries:
+        typer.echo(f"{size(entry.bytes):>10}  {entry.kind:<10}  {name(entry.path)}")
+    tell(f"{len(entries)} entries, {size(sum(entry.bytes for entry in entries))}")
+
+
+def _copy(source: Path, folder: Path, as_json: bool) -> None:
+    from lmd.environment.collect import CollectError, collect
+
     try:
-        if folder is not None:
-            report = collect(source, folder, most_bytes=MOST_BYTES, most_files=MOST_FILES)
-            entries: list[tuple[str, int]] = []
-        else:
-            with tempfile.TemporaryDirectory(prefix="lm-outputs.") as scratch:
-                report = collect(source, Path(scratch) / "o", most_bytes=MOST_BYTES, most_files=MOST_FILES)
-                entries = _entries(Path(scratch) / "o")
+        report = collect(source, folder, most_bytes=MOST_BYTES, most_files=MOST_FILES)
     except CollectError as error:
         fail(str(error))
     if as_json:
-        listed = [{"path": path, "bytes": count} for path, count in entries]
-        print_json({"files": report.files, "bytes": report.bytes, "left_out": report.left_out, "entries": listed})
+        print_json({"files": report.files, "bytes": report.bytes, "left_out": report.left_out})
         return
-    for path, count in entries:
-        typer.echo(f"{size(count):>10}  {path}")
-    tell(f"{report.files} file(s), {size(report.bytes)}" + (f" in {folder}" if folder else ""))
+    tell(f"{report.files} file(s), {size(report.bytes)} in {folder}")
     for line in report.left_out:
         tell(f"left out: {line}")
-
-
-def _entries(root: Path) -> list[tuple[str, int]]:
-    found = (path for path in sorted(root.rglob("*")) if path.is_file() and not path.is_symlink())
-    return [(ascii(str(path.relative_to(root)))[1:-1], path.stat().st_size) for path in found]

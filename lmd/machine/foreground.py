@@ -27,7 +27,7 @@ from lmd.environment.collect import Collected, CollectError, collect
 from lmd.environment.directory import Directory, DirectoryError
 from lmd.environment.features import Allocation
 from lmd.environment.identity import RANDOM_BYTES, machine_id
-from lmd.environment.outcome import MESSAGE_FILE, MESSAGE_LIMIT, Outcome, judge
+from lmd.environment.outcome import MESSAGE_FILE, MESSAGE_LIMIT, Decided, Outcome, judge
 from lmd.environment.trees import Refused
 from lmd.machine.prepare import CannotPrepare, finish, prepare
 from lmd.machine.rules import Terms
@@ -299,6 +299,8 @@ async def _conclude(
     lifetime = max(0.0, (end.at if end and end.at else now) - began)
     payload = _message(directory, voice)
     outcome = judge(payload, end, type_.outcome, ended.why, lifetime=lifetime, fizzle=type_.fizzle_seconds)
+    if outcome.message and outcome.decided is not Decided.PAYLOAD:
+        joboutputs.leave(directory.joboutputs, MESSAGE_FILE, f"{outcome.message}\n".encode())
     outputs = request.outputs or Path.cwd() / "lm-outputs" / plan.id
     collected = await _home(type_, outputs, directory, voice)
     used = ended.usage
@@ -319,7 +321,7 @@ async def _conclude(
         outputs=outputs,
         files=collected.files if collected else 0,
         bytes=collected.bytes if collected else 0,
-        left_out=tuple(map(str, collected.left_out)) if collected else (),
+        left_out=collected.left_out if collected else (),
         kept=request.keep or collected is None,
     )
     with contextlib.suppress(DirectoryError):  # an operator's destroy has removed it

@@ -11,9 +11,11 @@ from lmd.environment.console import Console
 from lmd.environment.directory import Directory
 from lmd.environment.outcome import Why
 from lmd.machine.rules import Observed, Terms, reason_to_end
-from runtimes.contract import Logs, Runtime, RuntimeFault, Seen, State, Unavailable, Usage
+from runtimes.contract import ConsoleChunk, Logs, Runtime, RuntimeFault, Seen, State, Unavailable, Usage
 
 LOOK_SECONDS = 0.25
+LOOK_SHARE = 50.0
+"""A large tree is measured less often: it costs a fiftieth of a core."""
 LIST_SECONDS = 1.0
 SHORT_GRACE = 10.0
 """Notice before the end of a machine that has been told its end from the start, or that is ill."""
@@ -89,6 +91,8 @@ class Supervisor:
         self._usage: Usage | None = None
         self._heartbeat = Heartbeat()
         self._outage: str = ""
+        self._unkept = 0
+        self._pause = LOOK_SECONDS
 
     def interrupt(self) -> None:
         """The first time: ask the machine to stop, with grace. The second time: end it at once."""
@@ -128,7 +132,7 @@ class Supervisor:
                     return ended
             await self._judge()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), LOOK_SECONDS)
+                await asyncio.wait_for(self._wake.wait(), self._pause)
 
     async def _ended(self) -> Ended | None:
         """The end, if there is one to report."""
@@ -154,7 +158,9 @@ class Supervisor:
 
     async def _judge(self) -> None:
         """End the machine if a rule, or an operator, says so."""
+        began = time.monotonic()
         seen = await asyncio.to_thread(self._observe)
+        self._pause = max(LOOK_SECONDS, LOOK_SHARE * (time.monotonic() - began))
         reason = reason_to_end(self.terms, seen, self._clock())
         if reason and reason[0] is Why.QUOTA and (self._why is None or self._why[0] is not Why.QUOTA):
             self._tell(f"ending the machine: {reason[1]}")
@@ -208,11 +214,21 @@ class Supervisor:
             return
         with suppress(RuntimeFault):
             async for chunk in self.runtime.console(self.id, follow=True):
-                await asyncio.to_thread(self._console.append, chunk.data, chunk.skipped)
+                await self._keep(chunk)
                 if chunk.skipped:
                     self._show(f"\n[lmd: {chunk.skipped} bytes of console output left out here]\n".encode())
                 self._show(chunk.data)
         self._wake.set()
+
+    async def _keep(self, chunk: ConsoleChunk) -> None:
+        """A full disk loses console output, not the machine."""
+        try:
+            await asyncio.to_thread(self._console.append, chunk.data, chunk.skipped + self._unkept)
+            self._unkept = 0
+        except OSError as error:
+            if not self._unkept:
+                self._tell(f"the console cannot be kept: {error.strerror}")
+            self._unkept += chunk.skipped + len(chunk.data)
 
     async def _watch(self) -> None:
         """Events wake the loop; an end of the stream is no news."""

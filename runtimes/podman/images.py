@@ -17,6 +17,20 @@ PULL_SECONDS = 3600.0
 LOAD_SECONDS = 1800.0
 
 
+UNKNOWN = ("image not known", "no such image", "image name or path")
+"""What Podman says of an image that is not in its store."""
+
+
+def name(image: Image) -> str | None:
+    """By what name the image can be asked for as if it were in the store; None if it has to be fetched anyway.
+
+    Raises `Rejected` for an archive that cannot be read.
+    """
+    if image.kind is ImageKind.REFERENCE:
+        return None if image.pull == "always" else _quoted(image.location.removeprefix("docker://"))
+    return archives.describe(image.kind, Path(image.location)).image_id.removeprefix("sha256:")
+
+
 async def ensure(engine: Engine, image: Image, locks: Path) -> str:
     """The id (`sha256:…`) of the image, which is now in the store.
 
@@ -31,20 +45,19 @@ async def ensure(engine: Engine, image: Image, locks: Path) -> str:
 
 
 async def _reference(engine: Engine, image: Image) -> str:
-    name = image.location.removeprefix("docker://")
-    present = await _id(engine, name)
+    wanted = image.location.removeprefix("docker://")
+    present = await _id(engine, wanted)
     if image.pull == "never" or (present and image.pull == "missing"):
         if present is None:
-            raise Rejected(f"image {name} is not in podman's store and pull is never")
+            raise Rejected(f"image {wanted} is not in podman's store and pull is never")
         return present
-    answer = await engine.call(
-        "POST", "/images/pull", params={"reference": name, "policy": "always", "quiet": True}, seconds=PULL_SECONDS
-    )
+    params = {"reference": wanted, "policy": "always", "quiet": True}
+    answer = await engine.call("POST", "/images/pull", params=params, seconds=PULL_SECONDS)
     if complaint := _pull_complaint(answer):
         raise complaint
-    found = await _id(engine, name)
+    found = await _id(engine, wanted)
     if found is None:
-        raise Rejected(f"image {name}: pulled, but podman does not know it")
+        raise Rejected(f"image {wanted}: pulled, but podman does not know it")
     return found
 
 

@@ -34,6 +34,8 @@ from runtimes.podman import body, capabilities, execute, host, images, service, 
 from runtimes.podman.console import Reader, kept
 from runtimes.podman.engine import Answer, Engine
 
+OURS = json.dumps({"label": [f"{body.LABEL}id"]})
+"""The filter of a listing that leaves only containers with our stamp."""
 KILL_SECONDS = 15.0
 POLL_SECONDS = 0.05
 GONE = ("no such container", "no container with name or ID")
@@ -51,6 +53,7 @@ class Podman:
         self._finding = asyncio.Lock()
         self._capabilities: Capabilities | None = None
         self._fuse = ""
+        self._greatest: tuple[int, int] | None = None
         self._cgroups = cgroups.mounts()
 
     async def probe(self) -> Probe:
@@ -69,9 +72,7 @@ class Podman:
     async def machines(self) -> Sequence[Seen]:
         """Every container with our stamp."""
         engine = await self._ready()
-        listed = await self._get(
-            engine, "/containers/json", all=True, filters=json.dumps({"label": [f"{body.LABEL}id"]})
-        )
+        listed = await self._get(engine, "/containers/json", all=True, filters=OURS)
         ids = [c["Id"] for c in listed or () if translate.stamped(c.get("Labels"), (c.get("Names") or [""])[0])]
         found = await asyncio.gather(*(self._inspect(engine, container) for container in ids))
         return await self._translate([one for one in found if one])
@@ -82,15 +83,11 @@ class Podman:
         if lacking := unmet(spec, await self._known(engine)):
             raise Rejected(f"machine {spec.id}: podman here lacks {'; '.join(lacking)}")
         async with held(self._locks, f"machine {spec.id}"):
-            existing = await self._inspect(engine, spec.id)
-            if existing is None:
-                await self._make(engine, spec)
-                existing = await self._inspect(engine, spec.id)
-            _check_same(spec, existing)
             try:
-                return await self._start(engine, spec)
+                made = await self._make(engine, spec)
+                return await self._start(engine, spec, made)
             except BaseException as error:
-                if not isinstance(error, Unavailable):
+                if not isinstance(error, (Unavailable, Conflict)):
                     await asyncio.shield(self._remove(engine, spec.id, len(spec.scratch)))
                 raise
 
@@ -276,48 +273,64 @@ class Podman:
             self._capabilities, self._fuse = capabilities.capabilities(info, fuse), capabilities.fuse_by(info, fuse)
         return self._capabilities
 
-    async def _make(self, engine: Engine, spec: Spec) -> None:
+    async def _make(self, engine: Engine, spec: Spec) -> bool:
+        """True if the container has been made now, False if this very machine was there. Raises `Conflict` if another
+        was. The image is looked for only if Podman says that it is not known."""
         root = host.root_directory(spec.image)
-        image = None if root else (await self.ensure(spec.image)).removeprefix("sha256:")
+        image = None if root else await engine.run(images.name, spec.image)
+        answer = await self._try(engine, spec, root, image) if root or image else None
+        if answer and answer.status != 201 and any(words in answer.message for words in images.UNKNOWN):
+            answer = None
+        if answer is None:
+            image = (await self.ensure(spec.image)).removeprefix("sha256:")
+            answer = await self._try(engine, spec, None, image)
+        if answer.status == 201:
+            return True
+        if answer.status == 200:
+            return False
+        await self._remove_volumes(engine, spec.id)
+        if "already in use" in answer.message:
+            raise Conflict(f"machine {spec.id}: podman has a container of this name that is not ours")
+        raise answer.fault(f"create machine {spec.id}")
+
+    async def _try(self, engine: Engine, spec: Spec, root: str | None, image: str | None) -> Answer:
+        """The answer to a request to create it; status 200 if it is there. Ids are chosen under a lock."""
         own_ids = (await self._known(engine)).user_namespace
-        nofile, nproc = await engine.run(host.greatest, engine.socket)
+        if self._greatest is None:
+            self._greatest = await engine.run(host.greatest, engine.socket)
+        nofile, nproc = self._greatest
         async with held(self._locks, "user ids"):
-            ids = await self._free_ids(engine) if own_ids else None
-            await asyncio.to_thread(host.give, spec, ids)
+            listed = await self._get(engine, "/containers/json", all=True, filters=OURS)
+            there = next((c for c in listed or () if translate.stamped(c.get("Labels"), spec.id)), None)
+            if there:
+                _check_same(spec, there["Labels"])
+                return Answer(200, there)
+            ids = self._free_ids(listed or ()) if own_ids else None
+            await engine.run(host.give, spec, ids)
             request = body.create_body(
                 spec, image=image, root=root, ids=ids, nofile=nofile, nproc=nproc, fuse=self._fuse
             )
-            answer = await engine.call("POST", "/containers/create", body=request, seconds=120.0)
-        if answer.status != 201:
-            await self._remove_volumes(engine, spec.id)
-            if "already in use" in answer.message:
-                raise Conflict(f"machine {spec.id}: podman has a container of this name that is not it")
-            raise answer.fault(f"create machine {spec.id}")
+            return await engine.call("POST", "/containers/create", body=request, seconds=120.0)
 
-    async def _free_ids(self, engine: Engine) -> IdRange:
+    def _free_ids(self, listed: Sequence[Any]) -> IdRange:
         options = self.settings.options
         available = idranges.pool(
             int(options.get("first_uid", idranges.DEFAULT_FIRST)), int(options.get("uid_count", idranges.DEFAULT_COUNT))
         )
-        listed = await self._get(
-            engine, "/containers/json", all=True, filters=json.dumps({"label": [f"{body.LABEL}uid"]})
-        )
-        taken = {
-            int(c["Labels"][f"{body.LABEL}uid"]) for c in listed or () if c["Labels"][f"{body.LABEL}uid"].isdecimal()
-        }
-        reserved = await asyncio.to_thread(host.subordinate)
-        return idranges.free_range(available, taken, reserved)
+        uids = (c["Labels"].get(f"{body.LABEL}uid", "") for c in listed)
+        return idranges.free_range(available, {int(uid) for uid in uids if uid.isdecimal()}, host.subordinate())
 
-    async def _start(self, engine: Engine, spec: Spec) -> Seen:
-        found = await self._inspect(engine, spec.id)
-        if found["State"]["Status"] in ("created", "configured", "initialized"):
+    async def _start(self, engine: Engine, spec: Spec, made: bool) -> Seen:
+        """Start it unless it has been; what was asked of the kernel is verified before it counts as created."""
+        found = None if made and not spec.before_start else await self._inspect(engine, spec.id)
+        if found is None or found["State"]["Status"] in ("created", "configured", "initialized"):
             if spec.before_start:
                 await self._post(engine, f"/containers/{spec.id}/init", f"prepare machine {spec.id}", (204, 304))
                 found = await self._inspect(engine, spec.id)
                 await spec.before_start(Started(id=spec.id, pid=int(found["State"]["Pid"])))
             await self._post(engine, f"/containers/{spec.id}/start", f"start machine {spec.id}", (204, 304))
             found = await self._inspect(engine, spec.id)
-            if complaint := await asyncio.to_thread(self._not_in_force, spec, found):
+            if complaint := await engine.run(self._not_in_force, spec, found):
                 raise Rejected(f"machine {spec.id}: {complaint}")
         return (await self._translate([found]))[0]
 
@@ -395,11 +408,8 @@ class Podman:
                     raise answer.fault(f"remove scratch volume {name}")
 
 
-def _check_same(spec: Spec, existing: Any) -> None:
-    """Raises `Conflict` unless the container is of this very spec."""
-    labels: Mapping[str, str] = (existing["Config"].get("Labels") if existing else None) or {}
-    if not translate.stamped(labels, spec.id):
-        raise Conflict(f"machine {spec.id}: podman has a container of this name that is not ours")
+def _check_same(spec: Spec, labels: Mapping[str, str]) -> None:
+    """Raises `Conflict` unless our container of this name is of this very spec."""
     if labels[f"{body.LABEL}digest"] != spec.digest():
         raise Conflict(f"machine {spec.id} exists already with another specification; destroy it first")
 
