@@ -47,6 +47,19 @@ Act = Callable[[Live], Awaitable[None]]
 """What is done to a machine while it runs."""
 
 
+def mine(ground: Ground) -> list[tuple[Directory, Record]]:
+    """The machines of the suite in this process that have a directory now."""
+    there = []
+    for directory in found(ground.places.machines):
+        try:
+            record = directory.load()
+        except DirectoryError:  # not written yet, or gone
+            continue
+        if record.machinetype == TYPE and record.supervisor == process(os.getpid()):
+            there.append((directory, record))
+    return there
+
+
 class Beside:
     """One run of `lm run`: its voice, the record of its machine, and whoever acts on it meanwhile."""
 
@@ -55,7 +68,7 @@ class Beside:
         self.shown = bytearray()
         self.voice = Voice(tell=self.told.append, show=self.shown.extend)
         self._ground, self._ids = ground, ids
-        self._before = {directory.path.name for directory in found(ground.places.machines)}
+        self._before = {record.id for _, record in mine(ground)}
         self._found: tuple[Directory, Record] | None = None
         self._failure: Exception | None = None
 
@@ -100,17 +113,7 @@ class Beside:
                 await runtime.destroy(record.id)
 
     def _look(self) -> tuple[Directory, Record] | None:
-        """The machine that this process has made since."""
-        for directory in found(self._ground.places.machines):
-            if directory.path.name in self._before:
-                continue
-            try:
-                record = directory.load()
-            except DirectoryError:  # not written yet
-                continue
-            if record.machinetype == TYPE and record.supervisor == process(os.getpid()):
-                return directory, record
-        return None
+        return next((one for one in mine(self._ground) if one[1].id not in self._before), None)
 
     async def _guard(self) -> None:
         await asyncio.sleep(self._ground.deadline)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 
 from lmd.config.models import Config
 from lmd.conformance.check import Check, NotApplicable, Outcome, Result, Violation
@@ -10,15 +10,19 @@ from lmd.conformance.checks import CHECKS
 from lmd.conformance.contract import context
 from lmd.conformance.ground import Ground, prepare, working_directory
 from lmd.conformance.trial import Interrupted, Trial
+from lmd.environment.directory import DirectoryError
 from lmd.places import Places
-from runtimes.contract import Image
+from runtimes.contract import Image, RuntimeFault
+
+CLEAR_SECONDS = 30.0
+"""How long the clean-up after one check may take."""
 
 NO_SHELL = "machines of this runtime have no shell, so no payload can look around in them"
 
 
 async def run(
     runtime_name: str, config: Config, places: Places, image: Image, checks: Iterable[Check] = CHECKS
-) -> AsyncIterator[Result]:
+) -> AsyncGenerator[Result, None]:
     """Yield the result of each check; what a check made is removed before its result is told.
 
     The image needs a POSIX shell and the usual small commands; `lmd:busybox` has them. Raises `NotAvailable`, and
@@ -41,7 +45,7 @@ async def run_one(check: Check, ground: Ground) -> Result:
     try:
         outcome, reason = await _attempt(check, trial)
     finally:
-        problems = await asyncio.shield(trial.clear())
+        problems = await _clear(trial)
     if problems and outcome is not Outcome.FAILED:
         outcome, reason = Outcome.FAILED, "; ".join(problems)
     return Result(check, outcome, reason, time.monotonic() - began)
@@ -58,3 +62,13 @@ async def _attempt(check: Check, trial: Trial) -> tuple[Outcome, str]:
         raise
     except Exception as error:  # whatever else goes wrong is told, and the next check goes on
         return Outcome.FAILED, f"unexpected {type(error).__name__}: {error}"
+
+
+async def _clear(trial: Trial) -> list[str]:
+    try:
+        async with asyncio.timeout(CLEAR_SECONDS):
+            return await trial.clear()
+    except TimeoutError:
+        return [f"clean-up took more than {CLEAR_SECONDS:g} s"]
+    except (RuntimeFault, DirectoryError) as error:
+        return [f"clean-up: {error}"]

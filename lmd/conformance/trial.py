@@ -12,7 +12,7 @@ from lmd import engines
 from lmd.config.chosen import Chosen
 from lmd.config.load import machinetype
 from lmd.config.models import MachineType
-from lmd.conformance.beside import TYPE, Act, Beside
+from lmd.conformance.beside import TYPE, Act, Beside, mine
 from lmd.conformance.check import NotApplicable, Violation
 from lmd.conformance.ground import Ground
 from lmd.conformance.report import Report, parse
@@ -138,11 +138,12 @@ class Trial:
     async def clear(self) -> list[str]:
         """Remove what is left of the machines; says what was found, a line each."""
         problems: list[str] = []
-        if not self._ids:
+        names = dict.fromkeys([*self._ids, *(record.id for _, record in mine(self.ground))])
+        if not names:
             return problems
         async with engines.opened(self.ground.runtime, self.ground.config, self.ground.places) as runtime:
             there = {seen.id for seen in await runtime.machines()}
-            for name in self._ids:
+            for name in names:
                 directory = Directory(self.ground.places.machines / name)
                 if name in there or directory.path.exists():
                     problems.append(f"machine {name}, or its directory, was left behind")

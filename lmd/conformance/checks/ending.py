@@ -20,7 +20,7 @@ echo "150 asked, and done" >"$JOBOUTPUTS/shutdown_message"
 BEAT = """#!/bin/sh
 trap 'exit 0' TERM
 n=0
-while [ $n -lt 12 ]; do n=$((n + 1)); touch "$JOBOUTPUTS/heart"; sleep 0.25; done
+while [ $n -lt 9 ]; do n=$((n + 1)); touch "$JOBOUTPUTS/heart"; sleep 0.25; done
 echo "200 alive" >"$JOBOUTPUTS/shutdown_message"
 """
 
