@@ -5,6 +5,7 @@ directories that are theirs and list nothing else; user_data and secrets are for
 """
 
 import os
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -128,6 +129,13 @@ class Directory:
             return _RECORD.validate_json(content, strict=True)
         except (ValueError, KeyError) as error:
             raise DirectoryError(f"{path}: damaged: {_short(error)}") from error
+
+    def age(self) -> float:
+        """Seconds since something was last put into it; endless if it is not there."""
+        try:
+            return max(0.0, time.time() - self.path.stat().st_mtime)
+        except OSError:
+            return float("inf")
 
     def ask_to_stop(self, by: str) -> None:
         """Leave word that an operator has ended this machine. Raises `DirectoryError`."""

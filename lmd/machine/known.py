@@ -13,6 +13,9 @@ from lmd.environment.directory import Directory, DirectoryError, Record, found, 
 from lmd.places import Places
 from runtimes.contract import Seen, State
 
+MAKING_SECONDS = 10.0
+"""A directory without a record that is younger than this is taken for one that is just being made."""
+
 
 class Phase(StrEnum):
     """What a machine is doing, for people."""
@@ -112,7 +115,7 @@ def join(answers: Iterable[Answer], directories: Mapping[str, tuple[Directory, R
                 id=name,
                 runtime=runtime,
                 phase=_phase(seen, alive, runtime in silent or (not written and bool(silent))),
-                orphaned=owner.startswith("run:") and not alive,
+                orphaned=not alive and (owner.startswith("run:") if owner else directory is not None),
                 seen=seen,
                 record=written,
                 directory=directory,
@@ -141,10 +144,11 @@ async def known(config: Config, places: Places, names: Sequence[str]) -> tuple[l
 
 
 def _read(directory: Directory) -> tuple[Record | str, bool]:
+    """The record or what is wrong with it, and whether somebody looks after the machine (or is just making it)."""
     try:
         record = directory.load()
     except DirectoryError as error:
-        return str(error), False
+        return str(error), directory.age() < MAKING_SECONDS
     return record, supervised(record)
 
 

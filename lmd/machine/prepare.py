@@ -40,13 +40,8 @@ def _write(plan: Plan, directory: Directory, runtime: str, host: str, version: s
     places = targets(plan.image, there)
     if type_.user_data is not None:
         content = _user_data(plan, type_, features.variables("file-url", places), host, version)
-    directory.make(features.machinefeatures(given), features.jobfeatures(given))
-    if type_.user_data is not None:
-        directory.put_user_data(content)
-    secrets = [
-        directory.put_secret(number, _secret(Path(source))) for number, source in enumerate(type_.secret_files.values())
-    ]
-    made = spec(plan, directory, places, secrets)
+    secrets = [_secret(Path(source)) for source in type_.secret_files.values()]
+    made = spec(plan, directory, places, [directory.secrets / str(number) for number in range(len(secrets))])
     record = Record(
         id=plan.id,
         job_id=given.job_id,
@@ -62,7 +57,14 @@ def _write(plan: Plan, directory: Directory, runtime: str, host: str, version: s
         grace=given.grace,
         supervisor=process(supervisor),
     )
+    # The record comes first, so that whatever a kill leaves behind is known to be ours and whose it was.
+    directory.path.mkdir(mode=0o711, parents=True)
     directory.save(record)
+    directory.make(features.machinefeatures(given), features.jobfeatures(given))
+    if type_.user_data is not None:
+        directory.put_user_data(content)
+    for number, secret in enumerate(secrets):
+        directory.put_secret(number, secret)
     return made
 
 

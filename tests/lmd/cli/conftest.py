@@ -19,6 +19,7 @@ class Lm:
 
     def __init__(self, home: Path, options: Mapping[str, str], policy: str = "") -> None:
         self.home = home
+        self.podman_options = options
         (home / "config").mkdir(parents=True)
         (home / "work").mkdir()
         lines = [f"{key} = {json.dumps(value)}" for key, value in options.items()]
