@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from lmd.cli.main import app
 from runtimes.fake import FakeEngine, Faults
 
 LM = Path(sys.executable).with_name("lm")
@@ -34,9 +36,15 @@ class Command:
         return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=self.environment, cwd=self.home)
 
     def run(self, *words: str) -> tuple[int, str, str]:
+        """By its entry point."""
         with self.start(*words) as process:
             output, errors = process.communicate(timeout=50)
         return process.returncode, output, errors
+
+    def call(self, *words: str) -> tuple[int, str, str]:
+        """In this process, which saves the start of another."""
+        done = CliRunner().invoke(app, ["conformance", *words], env=self.environment)
+        return done.exit_code, done.stdout, done.stderr
 
 
 @pytest.fixture
@@ -93,7 +101,7 @@ def test_a_signal_ends_it_and_nothing_stays(lm_podman: Command, number: signal.S
 def test_a_check_that_fails_is_told_with_its_reason_and_exit_code_1(lm_fake: Command) -> None:
     engine = FakeEngine(lm_fake.home / "state/fake")
     engine.faults = Faults(reject="no machines today")
-    code, output, _ = lm_fake.run("fake", "--check", "created-is-listed-with-stamps")
+    code, output, _ = lm_fake.call("fake", "--check", "created-is-listed-with-stamps")
     assert code == 1
     assert output.startswith("failed          created-is-listed-with-stamps: a created machine is listed")
     assert "no machines today" in output
@@ -101,7 +109,7 @@ def test_a_check_that_fails_is_told_with_its_reason_and_exit_code_1(lm_fake: Com
 
 
 def test_machines_without_a_shell_take_none_of_the_environments_checks(lm_fake: Command) -> None:
-    code, output, _ = lm_fake.run("fake", "--environment", "--json")
+    code, output, _ = lm_fake.call("fake", "--environment", "--json")
     told = json.loads(output)
     assert code == 0
     assert {result["outcome"] for result in told["results"]} == {"not applicable"}
@@ -111,7 +119,7 @@ def test_machines_without_a_shell_take_none_of_the_environments_checks(lm_fake: 
 def test_a_runtime_that_is_not_available_is_told_in_one_line(lm: Command) -> None:
     lm.configure({"socket": "/nowhere/podman.sock"})
     for words in (["podman"], []):
-        code, output, errors = lm.run(*words)
+        code, output, errors = lm.call(*words)
         assert (code, output) == (20, "")
         assert errors.count("\n") == 1
         assert "podman is unhealthy: the configured Podman socket /nowhere/podman.sock does not answer" in errors
@@ -130,22 +138,22 @@ def test_a_runtime_that_is_not_available_is_told_in_one_line(lm: Command) -> Non
     ],
 )
 def test_wrong_usage_is_told(lm: Command, words: list[str], complaint: str) -> None:
-    code, output, errors = lm.run(*words)
+    code, output, errors = lm.call(*words)
     assert (code, output) == (2, "")
     assert complaint in errors
 
 
 def test_an_option_of_the_runtime_can_be_set(lm: Command) -> None:
-    code, _, errors = lm.run("podman", "--set-option", "socket=/elsewhere/p.sock", "--check", "host-name-is-the-id")
+    code, _, errors = lm.call("podman", "--set-option", "socket=/elsewhere/p.sock", "--check", "host-name-is-the-id")
     assert code == 20
     assert "/elsewhere/p.sock does not answer" in errors
 
 
 def test_the_checks_can_be_listed(lm: Command) -> None:
-    _, output, _ = lm.run("--list", "--environment")
+    _, output, _ = lm.call("--list", "--environment")
     assert output.splitlines()[0].split() == ["SUITE", "CHECK", "SENTENCE"]
     assert not any(line.startswith("contract") for line in output.splitlines())
-    _, output, _ = lm.run("--list", "--json", "--check", "host-name-is-the-id")
+    _, output, _ = lm.call("--list", "--json", "--check", "host-name-is-the-id")
     assert json.loads(output) == [
         {
             "suite": "environment",
