@@ -22,7 +22,7 @@ from pathlib import Path
 from images.archive import ImageConfig, write_oci_archive
 from runtimes.contract import Image, ImageKind, Limits, Network, Settings, Spec
 from runtimes.idranges import IdRange
-from runtimes.podman import Podman
+from runtimes.podman import Podman, network
 from runtimes.podman.body import create_body
 from runtimes.podman.host import greatest
 
@@ -104,6 +104,7 @@ async def measure(settings: Settings, image: Image, rounds: int) -> dict[str, li
                 body = create_body(
                     wanted, image=image_id, root=None, ids=IdRange(FIRST, 65_536), nofile=nofile, nproc=nproc, fuse=""
                 )
+                body |= network.request(wanted.network, rootless=False)
                 seconds = await one(kind, runtime, wanted, body, image_id)
                 await gone(runtime, name)
                 if number >= 2:  # the first rounds warm the caches

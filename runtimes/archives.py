@@ -16,6 +16,8 @@ from runtimes.contract import ImageKind, Rejected
 
 DOCUMENT_LIMIT = 4_000_000
 MEMBERS_LIMIT = 100_000
+UNREADABLE = (OSError, EOFError, RecursionError, tarfile.TarError, LookupError, ValueError, TypeError, AttributeError)
+"""All that hostile content makes the readers below raise."""
 Reader = Callable[[str], bytes]
 
 
@@ -46,7 +48,7 @@ def _described(kind: ImageKind, path: Path, version: tuple[int, ...]) -> Archive
             wanted = _members(archive, path)
             read = lambda name: _read_member(archive, wanted, name)  # noqa: E731
             return _docker(read, path) if kind is ImageKind.DOCKER_ARCHIVE else _oci(read, path)
-    except (OSError, EOFError, tarfile.TarError, KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+    except UNREADABLE as error:
         raise Rejected(f"image {path}: not a readable {kind}: {_short(error)}") from error
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from runtimes.contract import Mount, Network, Spec
+from runtimes.contract import Mount, Spec
 from runtimes.idranges import IdRange
 
 LABEL = "lmd."
@@ -51,7 +51,6 @@ def create_body(
         "cap_add": sorted(spec.capabilities | ({"SETFCAP"} if spec.nested_containers else frozenset())),
         "no_new_privileges": True,
         "read_only_filesystem": spec.read_only_root or root is not None,
-        "netns": _network(spec.network),
         "mounts": [_bind(m) for m in spec.mounts] + _tmpfs(spec, root is not None),
         "volumes": [
             {"Name": volume_name(spec.id, number), "Dest": str(target), "Options": ["rw", "nosuid", "nodev"]}
@@ -87,10 +86,6 @@ def create_body(
         elif fuse == "device":
             body["devices"].append({"path": FUSE})
     return body
-
-
-def _network(network: Network) -> dict[str, str]:
-    return {"nsmode": {Network.BRIDGE: "bridge", Network.HOST: "host", Network.NONE: "none"}[network]}
 
 
 def _bind(mount: Mount) -> dict[str, Any]:

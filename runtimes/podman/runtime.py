@@ -16,6 +16,7 @@ from runtimes.contract import (
     Health,
     Image,
     Limit,
+    Network,
     Probe,
     Rejected,
     RuntimeFault,
@@ -30,7 +31,7 @@ from runtimes.contract import (
 )
 from runtimes.idranges import IdRange
 from runtimes.locks import held
-from runtimes.podman import body, capabilities, execute, host, images, service, translate
+from runtimes.podman import body, capabilities, execute, host, images, network, service, translate
 from runtimes.podman.console import Reader, kept
 from runtimes.podman.engine import Answer, Engine
 
@@ -278,6 +279,8 @@ class Podman:
         was. The image is looked for only if Podman says that it is not known."""
         root = host.root_directory(spec.image)
         image = None if root else await engine.run(images.name, spec.image)
+        if spec.network is Network.BRIDGE and (await self._known(engine)).user_namespace:
+            await network.ensure(engine)
         answer = await self._try(engine, spec, root, image) if root or image else None
         if answer and answer.status != 201 and any(words in answer.message for words in images.UNKNOWN):
             answer = None
@@ -310,6 +313,7 @@ class Podman:
             request = body.create_body(
                 spec, image=image, root=root, ids=ids, nofile=nofile, nproc=nproc, fuse=self._fuse
             )
+            request |= network.request(spec.network, rootless=not own_ids)
             return await engine.call("POST", "/containers/create", body=request, seconds=120.0)
 
     def _free_ids(self, listed: Sequence[Any]) -> IdRange:
