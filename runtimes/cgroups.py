@@ -1,7 +1,7 @@
 """What the kernel's control groups say: layout of the host (v1, hybrid, v2), limits in force, use by a machine."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -93,9 +93,13 @@ def _machine(pid: int, where: Mounts, name: str) -> dict[str, Path]:
 
 
 def in_force(pid: int, where: Mounts, name: str) -> InForce:
-    """The limits that hold for a machine's process. Raises `ProcessLookupError` if it has no
-    group with `name` in its path."""
-    at = _machine(pid, where, name)
+    """The limits that hold for a machine's process. Raises `ProcessLookupError` if it has no group with `name` in its
+    path."""
+    return limits_in(_machine(pid, where, name))
+
+
+def limits_in(at: Mapping[str, Path]) -> InForce:
+    """The limits in group directories as `directories` gives them."""
     if "memory" in at or "cpu" in at:
         quota = _number(at, "cpu", "cpu.cfs_quota_us")
         period = _number(at, "cpu", "cpu.cfs_period_us")
@@ -114,27 +118,27 @@ def in_force(pid: int, where: Mounts, name: str) -> InForce:
 
 
 def usage(pid: int, where: Mounts, name: str) -> Usage:
-    """What a machine's control group has used since it was made. Raises `ProcessLookupError` if it has none
-    with `name` in its path."""
-    at = _machine(pid, where, name)
+    """What a machine's control group has used since it was made. Raises `ProcessLookupError` if it has none with
+    `name` in its path."""
+    used = used_in(_machine(pid, where, name))
     received, sent = network_bytes(pid)
+    return replace(used, network_received_bytes=received, network_sent_bytes=sent)
+
+
+def used_in(at: Mapping[str, Path]) -> Usage:
+    """The use that group directories tell, without the network."""
     if "memory" in at or "cpuacct" in at:
-        oom = _fields(_value(at, "memory", "memory.oom_control")).get("oom_kill")
-        cpu = (_number(at, "cpuacct", "cpuacct.usage") or 0) / 1e9
-        memory = _number(at, "memory", "memory.usage_in_bytes")
-        peak = _number(at, "memory", "memory.max_usage_in_bytes")
-    else:
-        oom = _fields(_value(at, "", "memory.events")).get("oom_kill")
-        cpu = _fields(_value(at, "", "cpu.stat")).get("usage_usec", 0) / 1e6
-        memory = _number(at, "", "memory.current")
-        peak = _number(at, "", "memory.peak")
+        return Usage(
+            cpu_seconds=(_number(at, "cpuacct", "cpuacct.usage") or 0) / 1e9,
+            memory_bytes=_number(at, "memory", "memory.usage_in_bytes") or 0,
+            memory_peak_bytes=_number(at, "memory", "memory.max_usage_in_bytes"),
+            oom_kills=_fields(_value(at, "memory", "memory.oom_control")).get("oom_kill"),
+        )
     return Usage(
-        cpu_seconds=cpu,
-        memory_bytes=memory or 0,
-        memory_peak_bytes=peak,
-        network_received_bytes=received,
-        network_sent_bytes=sent,
-        oom_kills=oom,
+        cpu_seconds=_fields(_value(at, "", "cpu.stat")).get("usage_usec", 0) / 1e6,
+        memory_bytes=_number(at, "", "memory.current") or 0,
+        memory_peak_bytes=_number(at, "", "memory.peak"),
+        oom_kills=_fields(_value(at, "", "memory.events")).get("oom_kill"),
     )
 
 

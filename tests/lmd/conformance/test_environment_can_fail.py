@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from lmd.config.models import Policy
 from lmd.conformance import CHECKS, Ground, Outcome, run_one
 from runtimes import registry
 from runtimes.contract import ConsoleChunk, Mount, Seen, Settings, Spec
@@ -142,3 +143,11 @@ async def test_a_machine_that_does_not_end_fails_its_check_at_the_deadline(groun
     (check,) = [check for check in CHECKS if check.name == "steady-heartbeat-keeps-it"]
     result = await run_one(check, replace(ground, deadline=1.0))
     assert (result.outcome, result.reason) == (Outcome.FAILED, "the machine has not ended within 1 s")
+
+
+async def test_what_the_site_forbids_is_not_applicable(ground: Ground) -> None:
+    (check,) = [check for check in CHECKS if check.name == "nested-containers-see-the-environment"]
+    config = replace(ground.config, policy=Policy(nested_containers=False))
+    result = await run_one(check, replace(ground, config=config))
+    assert result.outcome is Outcome.NOT_APPLICABLE
+    assert "[policy] nested_containers is false" in result.reason
