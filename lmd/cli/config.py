@@ -11,7 +11,13 @@ if TYPE_CHECKING:
     from lmd.config.models import Config
     from lmd.config.problems import Problem
 
-app = typer.Typer(name="config", help="Check, show and describe the configuration.", no_args_is_help=True)
+app = typer.Typer(
+    name="config",
+    help="Check, show and describe the configuration.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+)
 Files = Annotated[
     list[Path] | None,
     typer.Argument(metavar="[FILE]...", help="Files to read on top of the host's configuration.", show_default=False),

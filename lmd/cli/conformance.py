@@ -24,7 +24,7 @@ NOT_AVAILABLE = 20
 INTERRUPTED = 130
 OUTCOME_WIDTH = len("not applicable")
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lmd.config.models import Config
     from lmd.places import Places
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command(

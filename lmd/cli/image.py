@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from images.recipe import Recipe
 
 app = typer.Typer(
-    name="image", help="Build machine images, and list them.", no_args_is_help=True, rich_markup_mode=None
+    name="image",
+    help="Build machine images, and list them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
 )
 
 

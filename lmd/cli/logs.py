@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lmd.machine.known import Known
     from lmd.places import Places
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command(epilog="Examples:  lm logs abcdef   |   lm logs -f abcdef | grep -i error")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lmd.config.models import Config
     from lmd.places import Places
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 MOST_BYTES = 10**13
 MOST_FILES = 10**7
 

@@ -8,7 +8,7 @@ import typer
 
 from lmd.cli.speaking import awaited, duration, here, print_json, table, tell
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command(epilog="Examples:  lm ps   |   lm ps --json | jq -r '.[].id'")

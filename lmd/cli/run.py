@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CANNOT_START = 20
 CANNOT_TELL = 21
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command(

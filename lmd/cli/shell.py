@@ -7,7 +7,7 @@ import typer
 from lmd.cli.execute import joined
 from lmd.cli.show import Machine
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command(epilog="Examples:  lm shell abcdef   |   lm shell abcdef --program /bin/bash")

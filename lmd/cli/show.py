@@ -6,7 +6,7 @@ import typer
 
 from lmd.cli.speaking import awaited, duration, here, print_json, size, the_machine, when
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 Machine = Annotated[str, typer.Argument(metavar="ID", help="A machine's id, or a part that only one has.")]
 
 

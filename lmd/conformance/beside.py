@@ -70,7 +70,7 @@ class Beside:
         self._ground, self._ids = ground, ids
         self._before = {record.id for _, record in mine(ground)}
         self._found: tuple[Directory, Record] | None = None
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
 
     def record(self) -> Record:
         """The machine's record; `Violation` if none was seen."""
@@ -88,7 +88,9 @@ class Beside:
         guarding = asyncio.create_task(self._guard())
         try:
             yield
-            await asyncio.wait({acting}, timeout=LATE_SECONDS)
+            done, _ = await asyncio.wait({acting}, timeout=LATE_SECONDS)
+            if not self._failure:
+                self._failure = _failure(acting) if done else Violation("what was done to the machine outlived it")
         finally:
             acting.cancel()
             guarding.cancel()
@@ -129,3 +131,7 @@ async def _running(runtime: Runtime, machine_id: str) -> Seen:
             if seen.id == machine_id and seen.state is not State.CREATED:
                 return seen
         await asyncio.sleep(POLL_SECONDS)
+
+
+def _failure(done: "asyncio.Task[None]") -> BaseException | None:
+    return None if done.cancelled() else done.exception()

@@ -156,7 +156,10 @@ class Trial:
         settings, policy = self.ground.config.settings, self.ground.config.policy
         made, wrong = machinetype(TYPE, {**_PLAIN, **image, **table, "runtime": self.ground.runtime}, settings, policy)
         if made is None:
-            raise NotApplicable("; ".join(f"{'.'.join(key)}: {text}" for key, text in wrong))
+            reasons = "; ".join(f"{'.'.join(key)}: {text}" for key, text in wrong)
+            if table.get("nested_containers") and not policy.nested_containers:
+                raise NotApplicable(reasons)
+            raise Violation(f"the suite's machinetype is refused: {reasons}")
         return made
 
 

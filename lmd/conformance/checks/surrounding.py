@@ -107,13 +107,16 @@ async def nested_containers_see_the_environment(trial: Trial) -> None:
 
 
 @check("network none is the loopback alone; with bridge there is an interface more")
-async def network_is_what_the_type_asks(trial: Trial) -> None:
+async def network_is_what_the_type_asks(trial: Trial) -> str:
     script = '#!/bin/sh\nls /sys/class/net >"$JOBOUTPUTS/interfaces"\n'
-    for network, more in ((Network.NONE, False), (Network.BRIDGE, True)):
-        if network in trial.ground.can.networks:
-            found = set((await trial.run(script, network=network.value)).file("interfaces").decode().split())
-            expect("lo" in found, f"network {network} has no loopback, only {sorted(found)}")
-            expect(bool(found - {"lo"}) is more, f"network {network} has the interfaces {sorted(found)}")
+    tried = [network for network in (Network.NONE, Network.BRIDGE) if network in trial.ground.can.networks]
+    needs(bool(tried), trial.ground.can.absent.get("networks", "neither none nor bridge is claimed"))
+    for network in tried:
+        found = set((await trial.run(script, network=network.value)).file("interfaces").decode().split())
+        expect("lo" in found, f"network {network} has no loopback, only {sorted(found)}")
+        more = bool(found - {"lo"})
+        expect(more is (network is Network.BRIDGE), f"network {network} has the interfaces {sorted(found)}")
+    return f"tried: {', '.join(tried)}"
 
 
 CHECKS = (
