@@ -96,12 +96,12 @@ class Trial:
         try:
             async with beside.looking(act):
                 summary = await run(request, self.ground.places, beside.voice, None)
+                if _interrupted(summary.outcome):
+                    raise Interrupted
         except CannotRun as error:
             if isinstance(error.__cause__, asyncio.CancelledError):
                 raise Interrupted from error
             raise Violation(f"the machine could not be run: {error}") from error
-        if _interrupted(summary.outcome):
-            raise Interrupted
         return Left(
             type=type_,
             record=beside.record(),

@@ -82,12 +82,15 @@ def test_checks_of_both_suites_are_made_and_told_as_json(lm_podman: Command) -> 
 
 
 @pytest.mark.parametrize("podman", ["runc"], indirect=True, scope="session")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_signal_ends_it_and_nothing_stays(lm_podman: Command, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "until"), [(signal.SIGINT, "*/machine.json"), (signal.SIGTERM, "*/joboutputs/here")], ids=str
+)
+def test_a_signal_ends_it_and_nothing_stays(lm_podman: Command, number: signal.Signals, until: str) -> None:
     machines = lm_podman.home / "state/machines"
-    with lm_podman.start("podman", "--check=deaf-machine-is-ended-after-its-grace") as process:
+    names = ("deaf-machine-is-ended-after-its-grace", "secrets-are-shown-nowhere")
+    with lm_podman.start("podman", *(f"--check={name}" for name in names)) as process:
         last = time.monotonic() + 20
-        while not any(machines.glob("*/machine.json")):
+        while not any(machines.glob(until)):
             assert time.monotonic() < last and process.poll() is None
             time.sleep(0.02)
         process.send_signal(number)
