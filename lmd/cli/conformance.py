@@ -2,17 +2,17 @@
 
 import asyncio
 import os
-import signal
 import sys
 import tomllib
 from collections import Counter
+from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lmd.cli.speaking import PROBLEM, USAGE, awaited, fail, here, print_json, table, tell
+from lmd.cli.speaking import PROBLEM, USAGE, fail, here, print_json, table, tell
 
 if TYPE_CHECKING:
     from lmd.config.models import Config
@@ -67,7 +67,7 @@ def conformance(
         _list(wanted, as_json)
         return
     config, places = _configured(runtime, options or [])
-    told = awaited(_run(runtime, config, places, wanted, quiet=as_json))
+    told = _until_signal(runtime, config, places, wanted, quiet=as_json)
     counts = Counter(one.outcome.value for one in told)
     if as_json:
         print_json({"results": [one.plain() for one in told], "counts": _all_counts(counts)})
@@ -131,41 +131,54 @@ def _option(assignment: str) -> tuple[str, Any]:
         return key, text
 
 
-async def _run(
+def _until_signal(
     runtime: str | None, config: "Config", places: "Places", wanted: "list[Entry]", *, quiet: bool
 ) -> "list[Told]":
-    """Make the checks on each runtime and print each result."""
+    """Make the checks; a signal ends this when all machines are gone."""
+    from lmd.conformance import signals
+    from lmd.conformance.trial import Interrupted
+    from runtimes.contract import RuntimeFault
+
+    async def work(came: Callable[[], bool]) -> "list[Told]":
+        return await _run(await _available(runtime, config, places), config, places, wanted, came, quiet=quiet)
+
+    try:
+        return signals.run(work)
+    except (asyncio.CancelledError, KeyboardInterrupt, Interrupted):
+        fail("interrupted; the machines of the suite are gone", INTERRUPTED)
+    except RuntimeFault as fault:
+        fail(str(fault))
+
+
+async def _run(
+    runtimes: list[str],
+    config: "Config",
+    places: "Places",
+    wanted: "list[Entry]",
+    came: Callable[[], bool],
+    *,
+    quiet: bool,
+) -> "list[Told]":
+    """Make the checks on each runtime and print each result, until a signal `came`."""
     from lmd.conformance.both import run
     from lmd.conformance.trial import Interrupted
 
     told: list[Told] = []
-    _cancel_at_signals()
-    try:
-        runtimes = await _available(runtime, config, places)
-        image = await _image(places)
-        progress = _Progress(len(wanted) * len(runtimes))
-        for name in runtimes:
-            progress.next(name)
-            async with aclosing(run(name, config, places, image, wanted)) as results:
-                async for one in results:
-                    told.append(one)
-                    progress.clear()
-                    if not quiet:
-                        _say(one)
-                    progress.next(name)
-                    _cancel_at_signals()
-        progress.clear()
-    except (asyncio.CancelledError, Interrupted):
-        fail("interrupted; the machines of the suite are gone", INTERRUPTED)
+    image = await _image(places)
+    progress = _Progress(len(wanted) * len(runtimes))
+    for name in runtimes:
+        progress.next(name)
+        async with aclosing(run(name, config, places, image, wanted)) as results:
+            async for one in results:
+                progress.clear()
+                if came():
+                    raise Interrupted
+                told.append(one)
+                if not quiet:
+                    _say(one)
+                progress.next(name)
+    progress.clear()
     return told
-
-
-def _cancel_at_signals() -> None:
-    """Have signals cancel this task, which cleans up. Said again after each check: machines take signals for theirs."""
-    task = asyncio.current_task()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if task is not None:
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
 
 async def _available(runtime: str | None, config: "Config", places: "Places") -> list[str]:

@@ -92,15 +92,18 @@ class Supervisor:
         self._heartbeat = Heartbeat()
         self._outage: str = ""
         self._unkept = 0
+        self._interrupts = 0
         self._pause = LOOK_SECONDS
 
     def interrupt(self) -> None:
-        """The first time: ask the machine to stop, with grace. The second time: end it at once."""
-        if self._why is None:
+        """The first time: ask the machine to stop, with grace. Then: end it at once. Then: give up on the engine."""
+        self._interrupts += 1
+        if self._interrupts == 1 and self._why is None:
             self._tell(f"stopping, {self._grace:g} s of grace; once more ends it at once")
             self._end(Why.INTERRUPTED, "asked to stop", self._grace)
-        else:
+        elif self._interrupts <= 2:
             self._stop(0)
+            self._tell("ending it at once; once more leaves it to lm destroy, should the engine not answer")
         self._wake.set()
 
     def leave(self) -> None:
@@ -125,6 +128,8 @@ class Supervisor:
     async def _look_after(self) -> Ended:
         listed = 0.0
         while True:
+            if self._interrupts > 2:
+                return Ended(seen=None, why=self._why, usage=self._usage, unsure="interrupted three times")
             if self._wake.is_set() or time.monotonic() - listed >= LIST_SECONDS:
                 self._wake.clear()
                 listed = time.monotonic()

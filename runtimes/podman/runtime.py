@@ -84,11 +84,11 @@ class Podman:
         if lacking := unmet(spec, await self._known(engine)):
             raise Rejected(f"machine {spec.id}: podman here lacks {'; '.join(lacking)}")
         async with held(self._locks, f"machine {spec.id}"):
+            made = await self._make(engine, spec)
             try:
-                made = await self._make(engine, spec)
                 return await self._start(engine, spec, made)
             except BaseException as error:
-                if not isinstance(error, (Unavailable, Conflict)):
+                if made and not isinstance(error, Unavailable):
                     await asyncio.shield(self._remove(engine, spec.id, len(spec.scratch)))
                 raise
 
@@ -277,8 +277,13 @@ class Podman:
     async def _make(self, engine: Engine, spec: Spec) -> bool:
         """True if the container has been made now, False if this very machine was there. Raises `Conflict` if another
         was. The image is looked for only if Podman says that it is not known."""
-        root = host.root_directory(spec.image)
-        image = None if root else await engine.run(images.name, spec.image)
+        try:
+            root = host.root_directory(spec.image)
+            image = None if root else await engine.run(images.name, spec.image)
+        except Rejected:
+            if await self._there(engine, spec):  # its image may be gone by now: the machine has its own
+                return False
+            raise
         if spec.network is Network.BRIDGE and (await self._known(engine)).user_namespace:
             await network.ensure(engine)
         answer = await self._try(engine, spec, root, image) if root or image else None
@@ -304,10 +309,8 @@ class Podman:
         nofile, nproc = self._greatest
         async with held(self._locks, "user ids"):
             listed = await self._get(engine, "/containers/json", all=True, filters=OURS)
-            there = next((c for c in listed or () if translate.stamped(c.get("Labels"), spec.id)), None)
-            if there:
-                _check_same(spec, there["Labels"])
-                return Answer(200, there)
+            if _same(spec, listed or ()):
+                return Answer(200, None)
             ids = self._free_ids(listed or ()) if own_ids else None
             await engine.run(host.give, spec, ids)
             request = body.create_body(
@@ -315,6 +318,9 @@ class Podman:
             )
             request |= network.request(spec.network, rootless=not own_ids)
             return await engine.call("POST", "/containers/create", body=request, seconds=120.0)
+
+    async def _there(self, engine: Engine, spec: Spec) -> bool:
+        return _same(spec, await self._get(engine, "/containers/json", all=True, filters=OURS) or ())
 
     def _free_ids(self, listed: Sequence[Any]) -> IdRange:
         options = self.settings.options
@@ -412,10 +418,12 @@ class Podman:
                     raise answer.fault(f"remove scratch volume {name}")
 
 
-def _check_same(spec: Spec, labels: Mapping[str, str]) -> None:
-    """Raises `Conflict` unless our container of this name is of this very spec."""
-    if labels[f"{body.LABEL}digest"] != spec.digest():
+def _same(spec: Spec, listed: Sequence[Any]) -> bool:
+    """True if the machine of this very spec is there. Raises `Conflict` if one of this name but another spec is."""
+    labels = next((c["Labels"] for c in listed if translate.stamped(c.get("Labels"), spec.id)), None)
+    if labels and labels[f"{body.LABEL}digest"] != spec.digest():
         raise Conflict(f"machine {spec.id} exists already with another specification; destroy it first")
+    return labels is not None
 
 
 def _alive(pid: int) -> bool:

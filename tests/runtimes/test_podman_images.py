@@ -151,3 +151,17 @@ async def test_a_machine_that_runs_is_shown_running_with_its_own_ids_and_limits(
         await runtime.destroy(seen.id)
     finally:
         await runtime.aclose()
+
+
+async def test_a_machine_outlives_its_archive_and_a_second_create_finds_it(podman, busybox_root, tmp_path) -> None:
+    path = tmp_path / "image.tar"
+    write_oci_archive(busybox_root, path, ImageConfig())
+    runtime = Podman(podman.settings)
+    spec = machine(Image(kind=ImageKind.OCI_ARCHIVE, location=str(path)), args=("sleep 30",))
+    try:
+        first = await runtime.create(spec)
+        path.unlink()
+        assert (await runtime.create(spec)).pid == first.pid
+    finally:
+        await runtime.destroy(spec.id)
+        await runtime.aclose()
