@@ -3,9 +3,10 @@
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -20,7 +21,7 @@ class NestingLoop(asyncio.SelectorEventLoop):
         self.came = False
         self._nested: dict[int, list[Callable[[], None]]] = {}
 
-    def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
+    def add_signal_handler(self, sig: int, callback: Callable[[*Ts], Any], *args: *Ts) -> None:
         """Have `callback` called until it is removed, and note each signal that comes."""
 
         def noted() -> None:
