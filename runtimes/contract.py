@@ -419,6 +419,14 @@ class Exec(Protocol):
         """The argument list of a host command that joins the caller's terminal to `command` in the machine."""
 
 
+@runtime_checkable
+class Reclaims(Protocol):
+    """Optional: for callers who may not read or remove what a machine's users have written (rootless engines)."""
+
+    async def reclaim(self, path: Path) -> None:
+        """Make the caller the owner of all below `path`, which an ended machine has written; links are not followed."""
+
+
 def unmet(spec: Spec, can: Capabilities) -> list[str]:
     """What `spec` asks and a runtime with these capabilities lacks, a sentence each; empty if it can be tried."""
     asked = [

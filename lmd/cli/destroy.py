@@ -65,6 +65,7 @@ async def _destroy(config: "Config", places: "Places", machine: "Known") -> str:
     """What hindered; empty if nothing of the machine is left."""
     from lmd.engines import NoRuntime, here, opened
     from lmd.environment.directory import DirectoryError
+    from lmd.machine.foreground import destroyed
     from lmd.machine.known import Phase, directory_of
     from runtimes.contract import RuntimeFault
 
@@ -77,8 +78,8 @@ async def _destroy(config: "Config", places: "Places", machine: "Known") -> str:
         for name in [machine.runtime] if machine.runtime else here(os.environ):
             async with opened(name, config, places) as runtime:
                 await runtime.destroy(machine.id)
-        await _until_left(machine, directory)
-        await asyncio.to_thread(directory.remove)
+                await _until_left(machine, directory)
+                await destroyed(runtime, machine.id, directory)
     except (RuntimeFault, NoRuntime, DirectoryError) as error:
         return f"machine {machine.id}: {error}"
     tell(f"machine {machine.id} is gone")

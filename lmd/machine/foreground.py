@@ -34,7 +34,7 @@ from lmd.machine.rules import Terms
 from lmd.machine.spec import Plan
 from lmd.machine.supervise import Clock, Ended, Supervisor
 from lmd.places import Places
-from runtimes.contract import Image, ImageKind, Images, Runtime, RuntimeFault, Seen, Spec, unmet
+from runtimes.contract import Image, ImageKind, Images, Reclaims, Runtime, RuntimeFault, Seen, Spec, unmet
 
 BUILT = "lmd:"
 HOLD = ("/bin/sh", "-c", "trap 'exit 0' TERM INT; while sleep 1; do :; done")
@@ -297,6 +297,9 @@ async def _conclude(
     type_, end = plan.machinetype, ended.seen.end if ended.seen else None
     began = (ended.seen.started if ended.seen else None) or created.started or plan.allocation.started
     lifetime = max(0.0, (end.at if end and end.at else now) - began)
+    if isinstance(runtime, Reclaims) and not ended.unsure:
+        with contextlib.suppress(RuntimeFault):  # what stays unreadable is named as left out
+            await runtime.reclaim(directory.joboutputs)
     payload = _message(directory, voice)
     outcome = judge(payload, end, type_.outcome, ended.why, lifetime=lifetime, fizzle=type_.fizzle_seconds)
     if outcome.message and outcome.decided is not Decided.PAYLOAD:
@@ -361,11 +364,18 @@ async def _home(type_: MachineType, outputs: Path, directory: Directory, voice: 
         return None
 
 
+async def destroyed(runtime: Runtime, name: str, directory: Directory) -> None:
+    """Remove the machine, then its directory. Raises `RuntimeFault` or `DirectoryError` naming what stays."""
+    await runtime.destroy(name)
+    if isinstance(runtime, Reclaims) and directory.joboutputs.exists():
+        await runtime.reclaim(directory.joboutputs)
+    await asyncio.to_thread(directory.remove)
+
+
 async def _forget(runtime: Runtime, name: str, directory: Directory, voice: Voice) -> None:
     """Remove machine and directory; what cannot be removed is told, and found again by lm ps."""
     try:
-        await runtime.destroy(name)
-        await asyncio.to_thread(directory.remove)
+        await destroyed(runtime, name, directory)
     except (RuntimeFault, DirectoryError) as error:
         voice.tell(f"could not remove machine {name}: {error}; try again with: lm destroy {name}")
 

@@ -205,6 +205,11 @@ class Podman:
         flags = ["--interactive", "--tty"] if terminal else ["--interactive"]
         return ["podman", "--url", f"unix://{engine.socket}", "exec", *flags, machine_id, *command]
 
+    async def reclaim(self, path: Path) -> None:
+        """Rootless: from inside the user's namespace, where the machine's users are ids that its root may change."""
+        if not (await self._known(await self._ready())).user_namespace:
+            await execute.unshared(["chown", "-R", "-h", "-P", "0:0", "--", str(path)])
+
     async def ensure(self, image: Image) -> str:
         """The image's id, once it is in Podman's store."""
         return await images.ensure(await self._ready(), image, self._locks)
