@@ -301,6 +301,7 @@ class Capabilities:
     scratch: bool = False
     devices: bool = False
     before_start: bool = False
+    usage: bool = True
     architectures: frozenset[str] = frozenset()
     end_reasons: frozenset[EndReason] = frozenset()
     absent: Mapping[str, str] = field(default_factory=dict)

@@ -2,16 +2,18 @@
 
 import asyncio
 import os
+import pwd
 import shutil
 import signal
 import socket
 import struct
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,101 @@ def short_tmp() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def busybox_root(short_tmp: Path) -> Path:
     return _busybox_root(short_tmp / "busybox")
+
+
+class OrdinaryUser:
+    """A user that this host does not know, with subordinate ids of its own, in mount and process namespaces of its own.
+
+    The host's files stay as they are: the user stands in private copies of /etc/passwd, /etc/subuid and /etc/subgid.
+    All its processes end with `close`. The checkout and its Python are bound to where any user can read them.
+    """
+
+    FIRST_UID = 60_100
+    FIRST_SUBORDINATE = 1_500_000_000
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(mode=0o711)
+        self.directory = directory
+        self.home, self.python = directory / "home", directory / "venv" / Path(sys.executable).relative_to(sys.prefix)
+        self.uid = next(uid for uid in range(self.FIRST_UID, self.FIRST_UID + 100) if not _known(uid))
+        for name in ("home", "run"):
+            (directory / name).mkdir(mode=0o700)
+            os.chown(directory / name, self.uid, self.uid)
+        self.environment = {
+            "HOME": str(self.home),
+            "USER": "lmd-test",
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "LANG": "C.UTF-8",
+            "XDG_RUNTIME_DIR": str(directory / "run"),
+            "PYTHONPATH": str(directory / "checkout"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "NO_COLOR": "1",
+        }
+        script = self._mounts() + "echo ready; while sleep 60; do :; done"
+        flags = ["--mount", "--propagation=slave", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        self._holder = subprocess.Popen(["unshare", *flags, "sh", "-ec", script], stdout=subprocess.PIPE)
+        assert self._holder.stdout
+        assert self._holder.stdout.readline() == b"ready\n", "the user's namespaces could not be made"
+
+    def _mounts(self) -> str:
+        """A script that binds what is the user's alone. The paths are the tests' own and need no quotes."""
+        subordinate = f"lmd-test:{self.FIRST_SUBORDINATE}:65536\n"
+        bound = {
+            "passwd": Path("/etc/passwd").read_text() + f"lmd-test:x:{self.uid}:{self.uid}::{self.home}:/bin/sh\n",
+            "subuid": subordinate,
+            "subgid": subordinate,
+        }
+        lines = []
+        for name, text in bound.items():
+            (self.directory / name).write_text(text)
+            lines.append(f"mount --bind {self.directory}/{name} /etc/{name}")
+        for name, source in (("checkout", Path(__file__).parents[1]), ("venv", sys.prefix)):
+            (self.directory / name).mkdir()
+            lines.append(f"mount --bind '{source}' {self.directory}/{name}")
+        if cgroups.mounts().v1 and (unified := cgroups.mounts().v2):
+            lines.append(f"umount {unified}")  # crun refuses hybrid control groups in use on both sides
+        return "\n".join([*lines, ""])
+
+    def command(self, *words: str) -> list[str]:
+        """The argument list by which root runs `words` as this user."""
+        of = f"/proc/{self._holder.pid}/ns"
+        enter = ["nsenter", f"--mount={of}/mnt", f"--pid={of}/pid_for_children"]
+        become = ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups"]
+        return [*enter, "--", *become, "env", "-i", *(f"{k}={v}" for k, v in self.environment.items()), *words]
+
+    def run(self, *words: str, seconds: float = 50, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run `words` in the user's home."""
+        return subprocess.run(
+            self.command("sh", "-c", 'cd && exec "$@"', "sh", *words),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            check=False,
+        )
+
+    def close(self) -> None:
+        """End all that this user has started, and remove its files."""
+        self._holder.kill()
+        self._holder.communicate()
+        shutil.rmtree(self.directory)
+
+
+def _known(uid: int) -> bool:
+    with suppress(KeyError):
+        return bool(pwd.getpwuid(uid))
+    return any(path.stat().st_uid == uid for path in Path("/proc").glob("[0-9]*") if path.exists())
+
+
+@pytest.fixture(scope="session")
+def ordinary_user(short_tmp: Path) -> Iterator[OrdinaryUser]:
+    """A user without any right on this host but subordinate ids."""
+    user = OrdinaryUser(short_tmp / "user")
+    try:
+        yield user
+    finally:
+        user.close()
 
 
 class PrivatePodman:

@@ -19,8 +19,10 @@ def capabilities(info: Mapping[str, Any], fuse_mode: int | None) -> Capabilities
     controllers = set(host.get("cgroupControllers") or ())
     limits = {limit for limit, controller in CONTROLLERS.items() if controller in controllers}
     absent = {}
-    if len(limits) < len(CONTROLLERS):
-        absent["limits"] = f"no control group controller that {'this user' if rootless else 'podman'} may use"
+    if lacking := sorted(set(CONTROLLERS.values()) - controllers):
+        absent["limits"] = _without(lacking, rootless, str(host.get("cgroupVersion", "")))
+    if rootless and not controllers:
+        absent["usage"] = "machines have no control group of their own here"
     if rootless:
         absent["user_namespace"] = "rootless podman shares the user's own ids between machines"
         absent["devices"] = "rootless podman cannot hand devices on"
@@ -40,9 +42,22 @@ def capabilities(info: Mapping[str, Any], fuse_mode: int | None) -> Capabilities
         scratch=True,
         devices=not rootless,
         before_start=True,
+        usage="usage" not in absent,
         architectures=frozenset({str(host["arch"])}),
         end_reasons=TOLD,
         absent=absent,
+    )
+
+
+def _without(controllers: list[str], rootless: bool, version: str) -> str:
+    """Why limits are not enforced, and what would help where something can."""
+    if not rootless:
+        return f"this host has no control group controller {', '.join(controllers)}"
+    if version == "v1":
+        return "control groups of version 1 give an ordinary user no limits; as root, or on version 2, they hold"
+    return (
+        f"control group controllers not delegated to this user: {', '.join(controllers)};"
+        " delegate them with Delegate= in a drop-in of user@.service"
     )
 
 

@@ -85,6 +85,8 @@ async def processors_limit_holds(bench: Bench) -> str:
 
 @check("usage tells CPU seconds that grow, and memory, of all running machines at once")
 async def usage_grows(bench: Bench) -> str:
+    can = await bench.can()
+    needs(can.usage, can.absent.get("usage", "usage is not claimed"))
     busy = await bench.start(bench.payloads.spin())
     idle = await bench.start(bench.payloads.sleep(60))
     await asyncio.sleep(0.5)
