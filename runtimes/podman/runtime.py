@@ -39,6 +39,8 @@ OURS = json.dumps({"label": [f"{body.LABEL}id"]})
 """The filter of a listing that leaves only containers with our stamp."""
 KILL_SECONDS = 15.0
 POLL_SECONDS = 0.05
+RECLAIM = 'chown -R -h -P 0:0 -- "$1" && chmod -R u+rwX -- "$1"'
+"""Inside the user's namespace its root is the caller, who then may read and remove all below the path $1."""
 GONE = ("no such container", "no container with name or ID")
 """What Podman says, not always with status 404, of a container that vanishes while it is looked at."""
 
@@ -208,7 +210,7 @@ class Podman:
     async def reclaim(self, path: Path) -> None:
         """Rootless: from inside the user's namespace, where the machine's users are ids that its root may change."""
         if not (await self._known(await self._ready())).user_namespace:
-            await execute.unshared(["chown", "-R", "-h", "-P", "0:0", "--", str(path)])
+            await execute.unshared(["sh", "-c", RECLAIM, "sh", str(path)])
 
     async def ensure(self, image: Image) -> str:
         """The image's id, once it is in Podman's store."""
