@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sqlite3
 import struct
@@ -9,7 +10,10 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from urllib.parse import quote
 
+from cvmfs.content import Content
 from cvmfs.entry import Chunk, Entry, check_chunks, check_name, make_entry
 from cvmfs.errors import Damaged, Unsupported
 from cvmfs.hashes import ContentHash
@@ -21,6 +25,7 @@ _OPTIONAL = ("mtimens", "xattr", "hardlinks", "uid", "gid")
 _COLUMNS = ("name", "hash", "size", "mode", "mtime", "mtimens", "flags", "symlink", "uid", "gid", "hardlinks", "xattr")
 _MAX_ROWS = 4_000_000
 _MAX_VALUE = 1 << 22
+_MAX_IN_MEMORY = 1 << 28
 _HALVES = struct.Struct("<qq")
 
 
@@ -41,16 +46,14 @@ def path_key(path: bytes) -> tuple[int, int]:
 class SqliteFile:
     """A read-only database of which neither schema nor content is trusted; safe to use from several threads."""
 
-    def __init__(self, filename: str, what: str) -> None:
-        """Open `filename`, an absolute path; `what` names the file in errors. Raises Damaged."""
+    def __init__(self, content: Content, what: str) -> None:
+        """Open the database in `content`; `what` names it in errors. Raises Damaged."""
         self._what = what
         self._lock = threading.Lock()
         self._deadline = 0.0
         try:
-            self._connection = sqlite3.connect(
-                f"file:{filename}?mode=ro&immutable=1", uri=True, check_same_thread=False, isolation_level=None
-            )
-        except sqlite3.Error as error:
+            self._connection = _connect(content)
+        except (sqlite3.Error, OSError, MemoryError) as error:
             raise Damaged(f"{what}: {error}") from error
         self._connection.text_factory = bytes
         self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE)
@@ -86,13 +89,25 @@ class SqliteFile:
         return {name.decode("ascii", "replace") for name in names if isinstance(name, bytes)}
 
 
+def _connect(content: Content) -> sqlite3.Connection:
+    if content.path is not None:
+        with contextlib.suppress(sqlite3.OperationalError):  # just removed by another process
+            where = "file:" + quote(content.path) + "?mode=ro&immutable=1"
+            return sqlite3.connect(where, uri=True, check_same_thread=False, isolation_level=None)
+    if content.size > _MAX_IN_MEMORY:
+        raise MemoryError(f"no place on disk, and {content.size} bytes are too many for memory")
+    connection = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+    connection.deserialize(content.read(0, content.size))
+    return connection
+
+
 class Catalog:
     """The entries below one path. Paths given to it are absolute, in the catalog's own naming (see `root_prefix`)."""
 
-    def __init__(self, filename: str, hash_: ContentHash) -> None:
+    def __init__(self, content: Content, hash_: ContentHash) -> None:
         """Open the catalog with this hash. Raises Damaged or Unsupported."""
         self.hash = hash_
-        self._file = SqliteFile(filename, f"catalog {hash_}")
+        self._file = SqliteFile(content, f"catalog {hash_}")
         self._what = f"catalog {hash_}"
         properties = self._properties()
         self._check_schema(properties.get("schema", "2.5"))
@@ -159,10 +174,10 @@ class Catalog:
             entry = make_entry(row[2:], is_root=False)
             # a row under a wrong key would be listed and not found, or form a loop
             if row[:2] != path_key(path + b"/" + entry.name):
-                raise Damaged(f"{self._what}: the entry {entry.name!r} in {path!r} is stored under the key of another path")
+                raise Damaged(f"{self._what}: the entry {entry.name!r} in {path!r} has the key of another path")
             found.append(entry)
         found.sort(key=lambda entry: entry.name)
-        if any(one.name == other.name for one, other in zip(found, found[1:], strict=False)):
+        if any(one.name == other.name for one, other in pairwise(found)):
             raise Damaged(f"{self._what}: the directory {path!r} has two entries of one name")
         return found
 

@@ -56,7 +56,8 @@ def hasher(algorithm: int) -> Hasher:
 
 def _ripemd160() -> Hasher:
     try:
-        return hashlib.new("ripemd160", usedforsecurity=False)
+        native: Hasher = hashlib.new("ripemd160", usedforsecurity=False)
+        return native
     except ValueError:  # some distributions leave it out of OpenSSL
         from cvmfs.ripemd import Ripemd160
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cvmfs.catalog import SqliteFile
+from cvmfs.content import Content
 from cvmfs.errors import Damaged
 from cvmfs.hashes import ContentHash
 
@@ -22,10 +23,10 @@ class Tag:
     branch: str
 
 
-def read_tags(filename: str, hash_: ContentHash) -> tuple[Tag, ...]:
+def read_tags(content: Content, hash_: ContentHash) -> tuple[Tag, ...]:
     """All tags, newest revision first. Raises Damaged."""
     what = f"history {hash_}"
-    file = SqliteFile(filename, what)
+    file = SqliteFile(content, what)
     columns = file.columns("tags")
     absent = sorted({"name", "hash", "revision", "timestamp", "description"} - columns)
     if absent:

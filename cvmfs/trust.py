@@ -16,11 +16,12 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_public_key
 
 from cvmfs.errors import BadConfiguration, Damaged, Refused
-from cvmfs.hashes import ALGORITHMS, ContentHash
+from cvmfs.hashes import ContentHash
 from cvmfs.manifest import Manifest, Signed, Whitelist, parse_manifest, parse_whitelist, split
 
 MAX_KEY_BYTES = 65536
-_NAME = re.compile(r"(?=.{3,253}$)[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62}))+", re.ASCII)
+_LABEL = r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}"
+_NAME = re.compile(rf"(?=.{{3,253}}\Z){_LABEL}(?:\.{_LABEL})+", re.ASCII)
 
 
 def check_repository_name(name: str) -> str:
@@ -62,7 +63,9 @@ class MasterKeys:
             keys.append(key)
             texts.append(data.decode("ascii", "replace"))
         if not keys:
-            raise BadConfiguration("no public key: give the repository's master key (--key, CVMFS_PUBLIC_KEY or CVMFS_KEYS_DIR)")
+            raise BadConfiguration(
+                "no public key: give the repository's master key (--key, CVMFS_PUBLIC_KEY or CVMFS_KEYS_DIR)"
+            )
         return cls(tuple(keys), "".join(texts))
 
     def signed(self, signed: Signed) -> bool:
@@ -106,7 +109,7 @@ def verify_certificate(pem: bytes, whitelist: Whitelist) -> RSAPublicKey:
     except (ValueError, UnsupportedAlgorithm) as error:
         raise Damaged(f"certificate of {whitelist.name}: not a certificate in PEM form") from error
     known = {mark.algorithm for mark in whitelist.fingerprints}
-    if not any(ContentHash.of(der, number) in whitelist.fingerprints for number in range(len(ALGORITHMS)) if number in known):
+    if not any(ContentHash.of(der, number) in whitelist.fingerprints for number in known):
         raise Refused(f"certificate of {whitelist.name}: its fingerprint is not in the whitelist")
     if not isinstance(key, RSAPublicKey):
         raise Refused(f"certificate of {whitelist.name}: not an RSA key")
