@@ -138,7 +138,7 @@ class Cache:
         return 0
 
     def make_room(self, target: int | None = None) -> None:
-        """Remove least recently used files until at most `target` bytes (half of all) are left; corrects the accounts."""
+        """Remove least recently used files until `target` bytes (half of all) are left, and correct the accounts."""
         files = sorted(self._files(), key=lambda file: (file[0].endswith(_KEEP_LAST), file[1]))
         total = sum(size for _, _, size in files)
         target = total // 2 if target is None else target

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -129,12 +129,6 @@ class Routes:
         with self._lock:
             since = {name: when for name in names if now - (when := self._failed.get(name, -reset)) < reset}
         return [name for name in names if name not in since] + sorted(since, key=lambda name: since[name])
-
-    def pairs(self, path: str) -> Iterator[tuple[str, str]]:
-        """Server and proxy, each as a try of its own; ask again after each failure, as it changes the order."""
-        for server in self.servers():
-            for proxy in self.proxies(path):
-                yield server, proxy
 
 
 def _weight(name: str, path: str) -> bytes:

@@ -17,7 +17,7 @@ Receive = Callable[[Iterator[bytes]], Result]
 
 @dataclass(slots=True)
 class Counters:
-    """What came over the network; `seconds` is time spent waiting for it."""
+    """What came over the network."""
 
     downloads: int = 0
     bytes: int = 0
@@ -62,6 +62,7 @@ class Transport:
     def _from_server(self, server: str, path: str, receive: Receive[Result], most: int, fresh: bool) -> Result:
         """One server through the proxies in turn."""
         last: Unreachable | None = None
+        suspects: list[str] = []
         for proxy in self.routes.proxies(path):
             try:
                 result = self._once(server, proxy, path, receive, most, fresh)
@@ -72,9 +73,12 @@ class Transport:
                 self.routes.failed(proxy)
                 last = last or error
             except Unreachable as error:
-                # through a proxy, nobody can tell which of the two failed: the next proxy may get through
+                # nobody can tell whether proxy or server failed: the proxy did, if another one gets through
+                suspects.append(proxy)
                 last = error
             else:
+                for suspect in suspects:
+                    self.routes.failed(suspect)
                 self.routes.works(proxy)
                 self.routes.works(server)
                 self.server, self.proxy = server, proxy
