@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cvmfs.errors import Damaged, Unsupported
+from cvmfs.ripemd import Ripemd160
 
 DIGEST_BYTES = 20
 _TEXT = re.compile(r"([0-9a-f]{40})(-[a-z0-9]{1,16})?", re.ASCII)
@@ -59,8 +60,6 @@ def _ripemd160() -> Hasher:
         native: Hasher = hashlib.new("ripemd160", usedforsecurity=False)
         return native
     except ValueError:  # some distributions leave it out of OpenSSL
-        from cvmfs.ripemd import Ripemd160
-
         return Ripemd160()
 
 

@@ -58,6 +58,8 @@ class Located:
     catalog: Nested
     inner: bytes
     """Its path as that catalog names it."""
+    mount: bytes
+    """The path at which that catalog starts."""
 
 
 class Tree:
@@ -68,7 +70,7 @@ class Tree:
         self.root = root
 
     def catalog(self, path: bytes) -> tuple[Catalog, Nested, bytes]:
-        """The catalog that holds the entry at `path`, how it was found, and the path as it is named there."""
+        """The catalog that holds the entry at `path`, how to find it again, and the path at which it starts."""
         at, mount = self.root, b""
         catalog = self._catalogs.get(at)
         end = 0
@@ -80,7 +82,7 @@ class Tree:
             nested = catalog.nested.get(catalog.root_prefix + path[len(mount) : end])
             if nested is not None:
                 catalog, at, mount = self._catalogs.get(nested), nested, path[:end]
-        return catalog, at, catalog.root_prefix + path[len(mount) :]
+        return catalog, at, mount
 
     def quick(self, path: bytes) -> bool:
         """Whether all catalogs on the way to `path` are open, so that nothing has to be fetched."""
@@ -101,16 +103,20 @@ class Tree:
 
     def lookup(self, path: bytes) -> Located | None:
         """What is at `path`, or None. Raises CvmfsError."""
-        catalog, at, inner = self.catalog(path)
+        catalog, at, mount = self.catalog(path)
+        inner = catalog.root_prefix + path[len(mount) :]
         entry = catalog.lookup(inner)
-        return None if entry is None else Located(entry, at, inner)
+        return None if entry is None else Located(entry, at, inner, mount)
 
     def listing(self, path: bytes) -> list[Located]:
         """The children of a directory by name, without the hidden ones. A child that is the start of another
         catalog is described as its parent knows it. Raises CvmfsError."""
-        catalog, at, inner = self.catalog(path)
+        catalog, at, mount = self.catalog(path)
+        inner = catalog.root_prefix + path[len(mount) :]
         return [
-            Located(entry, at, inner + b"/" + entry.name) for entry in catalog.listing(inner) if not entry.hidden
+            Located(entry, at, inner + b"/" + entry.name, mount)
+            for entry in catalog.listing(inner)
+            if not entry.hidden
         ]
 
     def chunks(self, located: Located) -> tuple[Chunk, ...]:
