@@ -64,7 +64,7 @@ def make_settings(repository: str, values: Mapping[str, str]) -> Settings:
         servers=parse_servers(values.get("CVMFS_SERVER_URL", ""), repository),
         proxies=_proxies(values),
         keys=_keys(values),
-        cache=_cache(values),
+        cache=cache_directory(values),
         quota=_quota(values),
         through_proxy=Limits(_seconds(values, "CVMFS_TIMEOUT", 5), redirects),
         direct=Limits(_seconds(values, "CVMFS_TIMEOUT_DIRECT", 10), redirects),
@@ -127,7 +127,8 @@ def _keys(values: Mapping[str, str]) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def _cache(values: Mapping[str, str]) -> Path:
+def cache_directory(values: Mapping[str, str]) -> Path:
+    """Where the cache is: CVMFS_CACHE_DIR exactly, or a directory of ours below CVMFS_CACHE_BASE, or the default."""
     exact = values.get("CVMFS_CACHE_DIR")
     if exact:
         return Path(exact).absolute()

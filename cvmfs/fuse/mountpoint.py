@@ -40,27 +40,25 @@ def check_mountpoint(text: str) -> str:
         if not Path(text).exists():
             raise BadConfiguration(f"mountpoint {text}: no such descriptor is open in this process")
         return text
-    path = os.path.abspath(text)  # noqa: PTH100 — resolving would have to look into a dead mount
-    try:
-        _require_directory(path)
-    except OSError as error:
-        if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
-            raise BadConfiguration(f"mountpoint {path}: {error.strerror}") from error
+    path = os.path.realpath(text)
+    if path in mounted() and _is_dead(path):
         subprocess.run(["fusermount3", "-u", "-z", "--", path], check=False, capture_output=True, timeout=20)
-        try:
-            _require_directory(path)
-        except OSError as again:
-            raise BadConfiguration(f"mountpoint {path}: a dead mount is there ({again.strerror})") from again
-    resolved = os.path.realpath(path)
-    if resolved in mounted():
+    if path in mounted():
         raise BadConfiguration(f"mountpoint {path}: in use, something is mounted there: unmount it, or choose another")
-    return resolved
+    try:
+        os.scandir(path).close()
+    except OSError as error:
+        raise BadConfiguration(f"mountpoint {path}: cannot be mounted on ({error.strerror})") from error
+    return path
 
 
-def _require_directory(path: str) -> None:
-    if not os.path.isdir(path):  # noqa: PTH112 — Path.is_dir hides which error it was
-        os.stat(path)  # noqa: PTH116 — as above
-        raise NotADirectoryError(errno.ENOTDIR, "not a directory")
+def _is_dead(path: str) -> bool:
+    """Whether the process behind a mount is gone; a listing asks it, where attributes may come from the kernel."""
+    try:
+        os.scandir(path).close()
+    except OSError as error:
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    return False
 
 
 def mounted() -> set[str]:
