@@ -21,7 +21,7 @@ from typing import Any
 from cvmfs.errors import BadConfiguration
 from cvmfs.profiles import profile
 from cvmfs.repository import Repository
-from cvmfs.settings import Settings, cache_directory, make_settings, open_repository
+from cvmfs.settings import Settings, make_settings, open_repository
 from cvmfs.shell import read_shell, read_shell_file
 from cvmfs.trust import check_repository_name
 
@@ -159,7 +159,7 @@ def _with_keys(values: Values, repository: Repository, below: str) -> Values:
         words = [word for word in values.get(setting, "").split(":") if word]
         if not any(word.startswith(below + "/") for word in words):
             continue
-        folder = cache_directory(values) / "keys" / repository.name
+        folder = repository.store.cache.directory / "repositories" / repository.name / "keys"
         values[setting] = ":".join(
             _brought(repository, word[len(below) :], folder) if word.startswith(below + "/") else word for word in words
         )
@@ -177,12 +177,15 @@ def _brought(repository: Repository, path: str, folder: Path) -> str:
     if located.entry.kind == "dir":
         paths = [inner + b"/" + child.entry.name for child in repository.tree.listing(inner)]
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = [data for one in paths if one.endswith(b".pub") and (data := _read_inside(repository, one)) is not None]
+    wanted = {hashlib.sha256(data).hexdigest()[:32] + ".pub": data for data in found}
+    for name, data in wanted.items():
+        draft = target / f"{name}.{os.getpid()}"
+        draft.write_bytes(data)
+        draft.replace(target / name)
     for old in target.glob("*.pub"):
-        old.unlink()
-    for number, one in enumerate(paths):
-        data = _read_inside(repository, one) if one.endswith(b".pub") else None
-        if data is not None:
-            (target / f"{number}.pub").write_bytes(data)
+        if old.name not in wanted:
+            old.unlink(missing_ok=True)
     return str(target)
 
 
@@ -235,6 +238,3 @@ def _text(file: Path, where: str, value: object, joined: str | None) -> str:
     if joined is not None and isinstance(value, list) and all(isinstance(item, str) for item in value):
         return joined.join(value)
     raise BadConfiguration(f"{file}: {where}: neither a text, a number nor a truth value")
-
-
-

@@ -114,9 +114,7 @@ class Tree:
         catalog, at, mount = self.catalog(path)
         inner = catalog.root_prefix + path[len(mount) :]
         return [
-            Located(entry, at, inner + b"/" + entry.name, mount)
-            for entry in catalog.listing(inner)
-            if not entry.hidden
+            Located(entry, at, inner + b"/" + entry.name, mount) for entry in catalog.listing(inner) if not entry.hidden
         ]
 
     def chunks(self, located: Located) -> tuple[Chunk, ...]:

@@ -161,9 +161,7 @@ class Operations(pyfuse3.Operations):
         """Forget the listing."""
         self._directories.pop(fh, None)
 
-    async def open(
-        self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.FileInfo:
+    async def open(self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         """Fetch what reading needs. Pages that the kernel has stay valid: a number never changes its content."""
         if flags & _WRITING:
             raise pyfuse3.FUSEError(errno.EROFS)
@@ -197,9 +195,7 @@ class Operations(pyfuse3.Operations):
         """Close the file."""
         self._handles.pop(fh, None)
 
-    async def getxattr(
-        self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext
-    ) -> bytes:
+    async def getxattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
         """A made-up attribute, else a stored one."""
         located = self._node(inode).located
         text = name.decode("utf-8", "replace")
@@ -212,9 +208,7 @@ class Operations(pyfuse3.Operations):
             raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
         return value
 
-    async def listxattr(
-        self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
-    ) -> Sequence[pyfuse3.XAttrNameT]:
+    async def listxattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> Sequence[pyfuse3.XAttrNameT]:
         """The stored attributes; those that are made up are found by name only."""
         located = self._node(inode).located
         found = await self._answer(True, located.inner, lambda: self._repository.xattrs(located))

@@ -20,7 +20,9 @@ KEY = FIXTURE / "keys" / f"{NAME}.pub"
 
 
 def command(*words: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([sys.executable, "-m", "cvmfs", *words], capture_output=True, timeout=50, check=False, **options)
+    return subprocess.run(
+        [sys.executable, "-m", "cvmfs", *words], capture_output=True, timeout=50, check=False, **options
+    )
 
 
 def words_for(url: str, cache: Path, key: Path = KEY, *more: str) -> list[str]:
@@ -29,7 +31,9 @@ def words_for(url: str, cache: Path, key: Path = KEY, *more: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def mounted(url: str, where: Path, cache: Path, *more: str, name: str = NAME, key: Path = KEY) -> Iterator[subprocess.Popen[bytes]]:
+def mounted(
+    url: str, where: Path, cache: Path, *more: str, name: str = NAME, key: Path = KEY
+) -> Iterator[subprocess.Popen[bytes]]:
     """A mount by the command in the foreground; yields its process."""
     where.mkdir(exist_ok=True)
     before = where.stat().st_dev

@@ -84,7 +84,6 @@ def settings_for(url: str, cache: Path, **values: str) -> Settings:
     return make_settings(NAME, defaults | values)
 
 
-
 def records(file: str) -> list[dict[str, Any]]:
     """The lines of one of the fixture's descriptions."""
     return [json.loads(line) for line in (FIXTURE / file).read_text().splitlines()]

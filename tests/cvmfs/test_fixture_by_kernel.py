@@ -16,7 +16,10 @@ import pytest
 from cvmfs_mounted import command, described_tree, mounted, unmount, words_for
 from cvmfs_served import NAME, Web, records
 
-REVISIONS = [([], "truth.jsonl", "magic.jsonl"), (["--tag", "rev1-files"], "truth-rev1-files.jsonl", "magic-rev1-files.jsonl")]
+REVISIONS = [
+    ([], "truth.jsonl", "magic.jsonl"),
+    (["--tag", "rev1-files"], "truth-rev1-files.jsonl", "magic-rev1-files.jsonl"),
+]
 
 
 @pytest.mark.parametrize(("more", "truth", "magic"), REVISIONS)
@@ -134,6 +137,3 @@ def test_the_mount_ends_with_the_process_it_is_for(web: Web, tmp_path: Path) -> 
     finally:
         other.kill()
         other.wait()
-
-
-

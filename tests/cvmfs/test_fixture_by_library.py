@@ -9,18 +9,19 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cvmfs_served import Open, Web, records
 
 from cvmfs.entry import Kind
 from cvmfs.magic import magic_attribute
 from cvmfs.repository import Repository
 from cvmfs.tree import Located
 
-from cvmfs_served import Open, Web, records
-
 REVISIONS = [("", "truth.jsonl", "magic.jsonl"), ("rev1-files", "truth-rev1-files.jsonl", "magic-rev1-files.jsonl")]
 
 
-def described(repository: Repository, path: bytes, located: Located, first: Callable[[Located, str], str]) -> dict[str, Any]:
+def described(
+    repository: Repository, path: bytes, located: Located, first: Callable[[Located, str], str]
+) -> dict[str, Any]:
     entry = located.entry
     text = path.decode() or "/"
     kind = "fifo" if stat.S_ISFIFO(entry.mode) else str(entry.kind)
@@ -42,7 +43,9 @@ def described(repository: Repository, path: bytes, located: Located, first: Call
     if entry.link_group:
         found["hardlink_of"] = first(located, text)
     if xattrs := repository.xattrs(located):
-        found["xattrs_base64"] = {name.decode(): base64.b64encode(value).decode() for name, value in sorted(xattrs.items())}
+        found["xattrs_base64"] = {
+            name.decode(): base64.b64encode(value).decode() for name, value in sorted(xattrs.items())
+        }
     return found
 
 
