@@ -74,7 +74,7 @@ def _paths(top: Path) -> Iterator[str]:
     yield str(top)
     for folder, folders, files in os.walk(top):
         for name in folders + files:
-            yield os.path.join(folder, name)
+            yield f"{folder}/{name}"
 
 
 def _described(top: Path, path: str, first: dict[int, str]) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _described(top: Path, path: str, first: dict[int, str]) -> dict[str, Any]:
         "nlink": status.st_nlink,
     }
     if kind == "symlink":
-        found["target"] = os.readlink(path)
+        found["target"] = str(Path(path).readlink())
     if kind == "file":
         found["sha256"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         if status.st_nlink > 1:

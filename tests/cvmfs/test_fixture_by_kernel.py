@@ -103,6 +103,7 @@ def test_a_descriptor_that_is_mounted_already_is_served(web: Web, tmp_path: Path
         pytest.skip("mount(2) needs root")
     where = tmp_path / "mnt"
     where.mkdir()
+    words = words_for(web.url, tmp_path / "cache")
     fuse = os.open("/dev/fuse", os.O_RDWR)
     libc = ctypes.CDLL(None, use_errno=True)
     data = f"fd={fuse},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
@@ -110,8 +111,7 @@ def test_a_descriptor_that_is_mounted_already_is_served(web: Web, tmp_path: Path
     process = None
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cvmfs", "mount", NAME, f"/dev/fd/{fuse}", "--foreground"]
-            + words_for(web.url, tmp_path / "cache"),
+            [sys.executable, "-m", "cvmfs", "mount", NAME, f"/dev/fd/{fuse}", "--foreground", *words],
             pass_fds=[fuse],
         )
         os.close(fuse)

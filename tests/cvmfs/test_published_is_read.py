@@ -186,9 +186,9 @@ def test_a_bound_catalog_appears_at_its_mountpoint_with_its_nested_ones(
     publisher.publish(tree)
     url = webs(publisher.root).url
     with mounted(url, tmp_path / "mnt", tmp_path / "cache", name=publisher.name, key=publisher.key_file):
-        assert sorted(os.listdir(tmp_path / "mnt")) == ["sw"]
+        assert sorted(path.name for path in (tmp_path / "mnt").iterdir()) == ["sw"]
         snapshot = tmp_path / "mnt/.cvmfs/snapshots/one"
-        assert sorted(os.listdir(snapshot)) == ["sw", "top"]
+        assert sorted(path.name for path in snapshot.iterdir()) == ["sw", "top"]
         assert (snapshot / "sw/v").read_bytes() == b"one"
         assert (tmp_path / "mnt/sw/v").read_bytes() == b"two"
         assert (snapshot / "top").read_bytes() == b"first top"
