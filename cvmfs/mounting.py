@@ -44,7 +44,8 @@ def mount(request: Request, options: argparse.Namespace) -> int:
 
     if options.foreground:
         run(lambda: None)
-        return 0
+        logging.shutdown()
+        os._exit(0)  # threads may still wait for a server that hangs
     return _in_background(run, options)
 
 

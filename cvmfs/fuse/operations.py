@@ -10,12 +10,10 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-import pyfuse3
-import trio
-
 from cvmfs.entry import Kind
 from cvmfs.errors import CvmfsError
 from cvmfs.fuse.inodes import Inodes, Node
+from cvmfs.fuse.loop import Loop, pyfuse3
 from cvmfs.magic import magic_attribute
 from cvmfs.objects import ObjectRef
 from cvmfs.reader import File, WholeFile, whole_ref
@@ -23,7 +21,6 @@ from cvmfs.repository import Repository
 from cvmfs.tree import Located
 
 _BLOCK = 4096
-_THREADS = 64
 _DOTS = 2
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC
 Result = TypeVar("Result")
@@ -38,7 +35,12 @@ class Operations(pyfuse3.Operations):
     enable_acl = False
 
     def __init__(
-        self, repository: Repository, *, kernel_timeout: float = 60.0, owner: tuple[int, int] | None = None
+        self,
+        repository: Repository,
+        loop: Loop,
+        *,
+        kernel_timeout: float = 60.0,
+        owner: tuple[int, int] | None = None,
     ) -> None:
         """Raises CvmfsError if the root directory cannot be read."""
         super().__init__()
@@ -52,15 +54,12 @@ class Operations(pyfuse3.Operations):
         self._handles: dict[int, File] = {}
         self._directories: dict[int, tuple[Node, list[Located]]] = {}
         self._serial = itertools.count(1)
-        self._limiter = trio.CapacityLimiter(_THREADS)
-
-    async def _in_thread(self, work: Callable[[], Result]) -> Result:
-        return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
+        self._loop = loop
 
     async def _answer(self, quick: bool, what: object, work: Callable[[], Result]) -> Result:
         """Do `work` here or in a thread, and turn its errors into what the kernel understands."""
         try:
-            return work() if quick else await self._in_thread(work)
+            return work() if quick else await self._loop.in_thread(work)
         except CvmfsError as error:
             log.warning("%s: %s: %s", self._repository.name, what, error)
             raise pyfuse3.FUSEError(error.errno) from error
