@@ -13,9 +13,12 @@ import errno
 import fcntl
 import hashlib
 import itertools
+import logging
 import os
+import queue
 import stat
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,10 +32,13 @@ _MAGIC = b"lmdseal1"
 _SEAL = struct.Struct("<8sQ20s")
 _USAGE = struct.Struct("<q")
 _PIECE = 1 << 20
+_SMALL = 1 << 17
+_BEHIND = 64
 _TOUCH_SECONDS = 60
 _STALE_SECONDS = 60
 _KEEP_LAST = ("C", "X", "H", "M")
 _Signature = tuple[int, int, int]
+log = logging.getLogger("cvmfs")
 
 
 class Cache:
@@ -52,6 +58,10 @@ class Cache:
         self._verified: dict[str, _Signature] = {}
         self._serial = itertools.count()
         _claim(directory)
+        self._pending: dict[str, Content] = {}
+        self._behind: queue.Queue[tuple[str, bytes]] = queue.Queue(_BEHIND)
+        self._writer: threading.Thread | None = None
+        self._writer_lock = threading.Lock()
         self._temporary = directory / "tmp"
         self._data = directory / "data"
         self._lock_file = directory / "usage"
@@ -62,7 +72,7 @@ class Cache:
         path = self._path(key)
         opened = _open_sealed(path)
         if opened is None:
-            return None
+            return self._pending.get(key)
         fd, status = opened
         signature = (status.st_ino, status.st_mtime_ns, status.st_size)
         content = Content(fd, status.st_size - _SEAL.size, path)
@@ -75,8 +85,14 @@ class Cache:
         return content
 
     def ready(self, key: str) -> Content | None:
-        """Like open, but only for a file that this process has checked already: quick."""
-        return self.open(key) if key in self._verified else None
+        """Like open, but only for a file that is checked already or is small: quick."""
+        if key not in self._verified:
+            try:
+                if os.stat(self._path(key)).st_size > _SMALL:  # noqa: PTH116 — paths are texts here
+                    return None
+            except OSError:
+                return self._pending.get(key)
+        return self.open(key)
 
     def store(self, key: str, pieces: Iterator[bytes]) -> Content:
         """Keep the content that `pieces` yields, once the iterator has come to its end without an exception.
@@ -92,6 +108,45 @@ class Cache:
         except BaseException:
             draft.abandon()
             raise
+
+    def store_soon(self, key: str, pieces: Iterator[bytes]) -> Content:
+        """Like store, but small content is returned at once, and written to disk by a thread behind.
+
+        Making a file takes longer than fetching a small object; what a crash leaves unwritten is fetched again.
+        """
+        data: list[bytes] = []
+        size = 0
+        for piece in pieces:
+            data.append(piece)
+            size += len(piece)
+            if size > _SMALL:
+                return self.store(key, itertools.chain(data, pieces))
+        whole = b"".join(data)
+        fd = os.memfd_create("cvmfs", os.MFD_CLOEXEC)
+        content = Content(fd, size, None)
+        _write_at(fd, whole, 0)
+        with self._writer_lock:
+            self._pending[key] = content
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._write_behind, daemon=True, name="cvmfs-cache")
+                self._writer.start()
+        self._behind.put((key, whole))
+        return content
+
+    def flush(self) -> None:
+        """Wait until all that was stored is on disk."""
+        self._behind.join()
+
+    def _write_behind(self) -> None:
+        while True:
+            key, whole = self._behind.get()
+            try:
+                self.store(key, iter((whole,)))
+            except Exception:
+                log.exception("cache %s: an object was not written", self.directory)
+            finally:
+                self._pending.pop(key, None)
+                self._behind.task_done()
 
     def state(self, repository: str, name: str) -> bytes | None:
         """A small file kept for a repository, such as the last manifest, or None."""

@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     mount.add_argument("-o", dest="options", action="append", default=[], metavar="OPTION[,...]", help="mount options")
     for name, text in (("ls", "list a directory"), ("stat", "describe an entry"), ("cat", "write files to output")):
         command = commands.add_parser(name, parents=[common], help=text)
-        command.add_argument("paths", nargs="*" if name == "ls" else "+", default=["/"], metavar="PATH")
+        command.add_argument("paths", nargs="*" if name == "ls" else "+", metavar="PATH")
         if name == "ls":
             command.add_argument("-l", dest="long", action="store_true", help="with mode, owner, size and time")
             command.add_argument("-R", dest="recursive", action="store_true", help="with everything below")
@@ -64,7 +64,7 @@ def _common(common: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = parser().parse_args(arguments)
+    options = _parsed(arguments)
     logging.basicConfig(level=logging.WARNING, format="cvmfs: %(message)s", stream=sys.stderr)
     try:
         request = Request(options.repository, _given(options), options.config, options.etc)
@@ -84,6 +84,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return 130
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The parsed command line; paths of `ls` may come after options, where argparse has given up on them."""
+    reader = parser()
+    options, rest = reader.parse_known_args(arguments)
+    if rest and (options.command != "ls" or any(word.startswith("-") for word in rest)):
+        reader.error(f"unrecognized arguments: {' '.join(rest)}")
+    if options.command == "ls":
+        options.paths = [*options.paths, *rest] or ["/"]
+    return options
 
 
 def _given(options: argparse.Namespace) -> dict[str, str]:

@@ -11,10 +11,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +190,8 @@ def _brought(repository: Repository, path: str, folder: Path) -> str:
 def _read_toml(file: Path, repository: str) -> Values:
     """Values from TOML: tables cvmfs, cvmfs.domains.DOMAIN and cvmfs.repositories.NAME, each of the settings in lower
     case without CVMFS_, with a table of variables. Raises BadConfiguration."""
+    import tomllib  # a mount without this file starts sooner
+
     try:
         with file.open("rb") as stream:
             document = tomllib.load(stream)
@@ -224,7 +224,9 @@ def _read_table(file: Path, where: str, table: Mapping[str, Any], values: Values
                 values[name] = _text(file, f"{where}.variables.{name}", text, None)
             continue
         if key not in _NAMES:
-            close = get_close_matches(key, _NAMES, 1)
+            import difflib
+
+            close = difflib.get_close_matches(key, _NAMES, 1)
             hint = f": did you mean {close[0]}?" if close else ""
             raise BadConfiguration(f"{file}: {where}.{key}: unknown setting{hint}")
         values[f"CVMFS_{key.upper()}"] = _text(file, f"{where}.{key}", value, _JOINED.get(key))

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import encodings.idna  # noqa: F401 — loaded now: an upgrade may replace the files under a running mount
 import logging
-import logging.handlers
 import os
 import signal
 import sys
@@ -95,7 +94,9 @@ def _detach(writing: int, options: argparse.Namespace) -> None:
         handler = logging.FileHandler(options.log)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     elif os.path.exists("/dev/log"):  # noqa: PTH110 — a socket
-        handler = logging.handlers.SysLogHandler("/dev/log")
+        from logging.handlers import SysLogHandler
+
+        handler = SysLogHandler("/dev/log")
         handler.setFormatter(logging.Formatter("lmd-cvmfs: %(message)s"))
     logging.getLogger().handlers[:] = [handler]
     os.chdir("/")

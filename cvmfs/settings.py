@@ -14,7 +14,6 @@ from cvmfs.cache import Cache
 from cvmfs.errors import BadConfiguration, Damaged
 from cvmfs.hashes import ContentHash
 from cvmfs.http import Http, Limits
-from cvmfs.pac import find_proxies
 from cvmfs.repository import Pin, Repository
 from cvmfs.routes import AUTO, DIRECT, ProxyGroups, ResetAfter, Routes, parse_proxies, parse_servers
 from cvmfs.store import ObjectStore
@@ -100,6 +99,10 @@ def open_repository(settings: Settings, cache: Cache | None = None) -> Repositor
 
 def _automatic(settings: Settings, http: Http) -> ProxyGroups:
     """The proxy groups, with each `auto` replaced by what the proxy auto-configuration says."""
+    if not any(AUTO in group for group in settings.proxies):
+        return settings.proxies
+    from cvmfs.pac import find_proxies  # a mount without automatic configuration starts sooner
+
     groups: list[tuple[str, ...]] = []
     for group in settings.proxies:
         if AUTO in group:

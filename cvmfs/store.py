@@ -49,9 +49,11 @@ class ObjectStore:
                 flight = self._flights[ref.key] = Future()
         if not leading:
             return flight.result()
+        # catalogs are read by SQLite, which wants a file
+        keep = self.cache.store_soon if ref.suffix in ("", "P") else self.cache.store
         try:
             found = self.transport.fetch(
-                ref.path, lambda pieces: self.cache.store(ref.key, verified_content(ref, pieces)), ref.most_stored
+                ref.path, lambda pieces: keep(ref.key, verified_content(ref, pieces)), ref.most_stored
             )
         except BaseException as error:
             flight.set_exception(error)
@@ -64,6 +66,7 @@ class ObjectStore:
                 del self._flights[ref.key]
 
     def close(self) -> None:
-        """Give up fetching ahead, and close connections."""
+        """Give up fetching ahead, finish writing, and close connections."""
         self._ahead.shutdown(wait=False, cancel_futures=True)
+        self.cache.flush()
         self.transport.close()

@@ -7,6 +7,7 @@ import logging
 import os
 import select
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
@@ -20,6 +21,7 @@ from cvmfs.tree import Located
 
 _TASKS = 128
 _THREADS = 64
+_SWITCH_SECONDS = 0.0005  # a request should not wait for a thread that is busy unpacking
 _LEAST_TTL = 1.0
 _RETRY_SECONDS = 60.0
 _Found = Located | CvmfsError | None
@@ -41,6 +43,7 @@ def serve(
     the kernel. `ready` is called once it is mounted. SIGHUP looks for a new revision at once. To be called in the
     main thread, once in a process. Raises CvmfsError, or RuntimeError from the mount.
     """
+    sys.setswitchinterval(_SWITCH_SECONDS)
     loop = Loop(_THREADS)
     pyfuse3.trio = loop  # type: ignore[attr-defined]  # as pyfuse3.asyncio.enable does
     operations = Operations(repository, loop, kernel_timeout=settings.kernel_timeout, owner=settings.owner)
