@@ -53,7 +53,7 @@ class SqliteFile:
         self._deadline = 0.0
         try:
             self._connection = _connect(content)
-        except (sqlite3.Error, OSError, MemoryError) as error:
+        except (sqlite3.Error, ValueError, OSError, MemoryError) as error:
             raise Damaged(f"{what}: {error}") from error
         self._connection.text_factory = bytes
         self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE)
@@ -75,7 +75,7 @@ class SqliteFile:
             self._deadline = time.monotonic() + QUERY_SECONDS
             try:
                 found = self._connection.execute(query, values).fetchmany(_MAX_ROWS + 1)
-            except (sqlite3.Error, OverflowError, MemoryError) as error:
+            except (sqlite3.Error, ValueError, OverflowError, MemoryError, SystemError) as error:
                 raise Damaged(f"{self._what}: damaged database ({error})") from error
         if len(found) > _MAX_ROWS:
             raise Damaged(f"{self._what}: more than {_MAX_ROWS} rows in one answer")

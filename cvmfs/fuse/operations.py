@@ -99,8 +99,11 @@ class Operations(pyfuse3.Operations):
         """The entry of this name; one without a number where there is none, which the kernel keeps as well."""
         parent = self._node(parent_inode)
         path = parent.path + b"/" + name
-        tree = self._repository.tree
-        located = await self._answer(tree.quick(path), path, lambda: tree.lookup(path))
+        while True:
+            tree = self._repository.tree
+            located = await self._answer(tree.quick(path), path, lambda: tree.lookup(path))  # noqa: B023 — done here
+            if tree is self._repository.tree:  # else a new revision has come, and the kernel must not keep the old
+                break
         if located is None:
             absent = pyfuse3.EntryAttributes()
             absent.st_ino = 0
