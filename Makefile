@@ -15,24 +15,30 @@ $(VENV)/ready: pyproject.toml
 	@packaging/debian-packages build
 	@test -n "$(PYTHON)" || { echo 'lmd needs Python 3.11 or newer: apt-get install python3 python3-venv'; exit 2; }
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@echo 'installing lmd and its tools into $(VENV)'
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@echo 'installing lmd into $(VENV)'
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/tools: $(VENV)/ready
+	@packaging/debian-packages tools
+	@echo 'installing what the tests and checks need into $(VENV)'
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[cvmfs,dev]'
 	@touch $@
 
 demo: $(VENV)/ready
 	@packaging/debian-packages demo
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" examples/demo
 
-test: $(VENV)/ready
+test: $(VENV)/tools
 	@packaging/debian-packages test
 	$(VENV)/bin/python -m pytest
 
-check: $(VENV)/ready
+check: $(VENV)/tools
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-bench: $(VENV)/ready
+bench: $(VENV)/tools
 	@packaging/debian-packages test
 	$(VENV)/bin/python bench/startup.py
 	$(VENV)/bin/python bench/create.py
