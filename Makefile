@@ -4,38 +4,51 @@ VENV := .venv
 PYTHON ?= $(shell for p in /usr/bin/python3 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && { echo $$p; break; }; done)
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench soak clean
 help:
 	@echo 'make demo    run one logical machine from examples/ and show its console, features and outputs'
 	@echo 'make test    run the tests against the real engines of this host; changes nothing in its configuration'
 	@echo 'make check   lint and check types'
 	@echo 'make bench   measure against the bare engine; prints ratios'
+	@echo 'make soak    fuzz what reads untrusted files, a million inputs a parser'
 
 $(VENV)/ready: pyproject.toml
 	@packaging/debian-packages build
 	@test -n "$(PYTHON)" || { echo 'lmd needs Python 3.11 or newer: apt-get install python3 python3-venv'; exit 2; }
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@echo 'installing lmd and its tools into $(VENV)'
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@echo 'installing lmd into $(VENV)'
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/tools: $(VENV)/ready
+	@packaging/debian-packages tools
+	@echo 'installing what the tests and checks need into $(VENV)'
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[cvmfs,dev]'
 	@touch $@
 
 demo: $(VENV)/ready
 	@packaging/debian-packages demo
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" examples/demo
 
-test: $(VENV)/ready
+test: $(VENV)/tools
 	@packaging/debian-packages test
 	$(VENV)/bin/python -m pytest
 
-check: $(VENV)/ready
+check: $(VENV)/tools
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-bench: $(VENV)/ready
+bench: $(VENV)/tools
 	@packaging/debian-packages test
 	$(VENV)/bin/python bench/startup.py
 	$(VENV)/bin/python bench/create.py
+	@packaging/debian-packages bench
+	$(VENV)/bin/python bench/cvmfs_figures.py
+
+# Longer than CI has time for.
+soak: $(VENV)/tools
+	CVMFS_FUZZ_INPUTS=1000000 $(VENV)/bin/python -m pytest tests/cvmfs/test_parsers_never_break.py --timeout 0
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -9,7 +9,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from images.entries import CAPABILITY_HEADER, Entry, Kind, Tree
+from images.entries import CAPABILITY_HEADER, Entry, Kind, Tree, directory
 from images.errors import ImageError
 
 
@@ -26,6 +26,8 @@ def write_layer(tree: Tree, path: Path, epoch: int) -> Blob:
     """Write `tree` to the file `path`; times after `epoch` (Unix seconds) become `epoch`."""
     first: dict[str, str] = {}
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        # Without an entry of its own, engines make the root of the file system read-only for a root without rights.
+        archive.addfile(_member("./", directory(), epoch))
         for name in sorted(tree):
             entry = tree[name]
             member = _member(name, entry, epoch)

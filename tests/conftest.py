@@ -217,6 +217,9 @@ class PrivatePodman:
     def close(self) -> list[str]:
         """End all and remove all; returns the names of containers that tests have left."""
         left = asyncio.run(self._clear())
+        last = time.monotonic() + 10
+        while _cleaning(self.directory) and time.monotonic() < last:
+            time.sleep(0.05)
         for path in [*self.directory.glob("run/*.sock"), *self.directory.glob("*.sock")]:
             if pid := _listener(path):
                 os.kill(pid, signal.SIGKILL)
@@ -240,6 +243,18 @@ class PrivatePodman:
             return [container["Names"][0] for container in listed]
         finally:
             await runtime.aclose()
+
+
+def _cleaning(directory: Path) -> bool:
+    """True while conmon, or the clean-up that it starts, is at work in a store: it would make it anew behind us."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(os.fsencode(directory) in word for word in words) and (b"conmon" in words[0] or b"cleanup" in words):
+            return True
+    return False
 
 
 def _listener(path: Path) -> int:

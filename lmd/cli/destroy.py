@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -74,6 +75,7 @@ async def _destroy(config: "Config", places: "Places", machine: "Known") -> str:
         if machine.phase is Phase.UNKNOWN:
             return f"machine {machine.id}: {machine.problem or 'its engine cannot be asked'}; nothing was removed"
         if machine.directory and directory.path.exists():
+            directory.move_shutdown_time(time.time())
             directory.ask_to_stop(f"lm destroy by user {os.geteuid()}")
         for name in [machine.runtime] if machine.runtime else here(os.environ):
             async with opened(name, config, places) as runtime:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,13 +36,11 @@ async def _stop_all(config: "Config", places: "Places", wanted: list[str], grace
 
 
 async def _stop(config: "Config", places: "Places", machine: "Known", grace: int) -> None:
-    import time
-
     from lmd.engines import opened
 
     if machine.directory:
-        machine.directory.ask_to_stop(f"lm stop by user {os.geteuid()}")
         machine.directory.move_shutdown_time(time.time() + grace)
+        machine.directory.ask_to_stop(f"lm stop by user {os.geteuid()}")
     if machine.runtime:
         async with opened(machine.runtime, config, places) as runtime:
             await runtime.stop(machine.id, grace=grace)

@@ -7,8 +7,8 @@ import secrets
 import signal
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -118,6 +118,17 @@ async def run(request: Request, places: Places, voice: Voice, joined: Joined | N
 
     `joined` is awaited beside the supervision once the machine runs, and ends it when it returns (`lm run --shell`).
     """
+    task = asyncio.current_task()
+    with _Interrupts(task.cancel if task else _nothing) as interrupts:
+        try:
+            return await _run(request, places, voice, joined, interrupts)
+        except asyncio.CancelledError as error:
+            raise CannotRun("interrupted before the machine ran") from error
+
+
+async def _run(
+    request: Request, places: Places, voice: Voice, joined: Joined | None, interrupts: "_Interrupts"
+) -> Summary:
     config, type_ = request.chosen.config, request.chosen.machinetype
     if problems := check_files(config, type_.name) if not type_.root_image.startswith(BUILT) else ():
         raise CannotRun("\n".join(str(problem) for problem in problems))
@@ -139,7 +150,7 @@ async def run(request: Request, places: Places, voice: Voice, joined: Joined | N
         if probe.capabilities and (soft := spec.limits.asked() - probe.capabilities.limits):
             reason = probe.capabilities.absent.get("limits", "")
             voice.tell(f"not enforced on this host: {', '.join(sorted(soft))}" + (f" ({reason})" if reason else ""))
-        return await _life(request, plan, spec, runtime, directory, voice, joined)
+        return await _life(request, plan, spec, runtime, directory, voice, joined, interrupts)
 
 
 def _plan(request: Request, image: Image) -> Plan:
@@ -209,15 +220,8 @@ async def _life(
     directory: Directory,
     voice: Voice,
     joined: Joined | None,
+    interrupts: "_Interrupts",
 ) -> Summary:
-    try:
-        seen = await _created(runtime, spec, voice)
-    except (RuntimeFault, asyncio.CancelledError) as error:
-        await asyncio.shield(_forget(runtime, plan.id, directory, voice))
-        raise CannotRun(str(error) or "interrupted before the machine ran") from error
-    voice.tell(f"machine {plan.id} runs on {runtime.name} with {plan.allocation.processors} processor(s)")
-    if request.show_features:
-        _tell_features(plan, voice)
     clock = Clock(time.time())
     supervisor = Supervisor(
         runtime,
@@ -230,9 +234,19 @@ async def _life(
         show=voice.show,
         tell=voice.tell,
     )
-    with _signals(supervisor.interrupt):
-        ended = await _supervised(supervisor, runtime, seen, joined)
-        return await asyncio.shield(_conclude(request, plan, runtime, directory, ended, seen, clock(), voice))
+    try:
+        seen = await _create(runtime, spec, voice)
+    except (RuntimeFault, asyncio.CancelledError) as error:
+        interrupts.target = _nothing
+        await asyncio.shield(_forget(runtime, plan.id, directory, voice))
+        raise CannotRun(str(error) or "interrupted before the machine ran") from error
+    interrupts.target = supervisor.interrupt  # with no await before: from here on the machine is told
+    voice.tell(f"machine {plan.id} runs on {runtime.name} with {plan.allocation.processors} processor(s)")
+    if request.show_features:
+        _tell_features(plan, voice)
+    ended = await _supervised(supervisor, runtime, seen, joined)
+    interrupts.target = _nothing  # what is left to do is short, and has to be done
+    return await _conclude(request, plan, runtime, directory, ended, seen, clock(), voice)
 
 
 def _tell_features(plan: Plan, voice: Voice) -> None:
@@ -242,13 +256,6 @@ def _tell_features(plan: Plan, voice: Voice) -> None:
     ):
         for key, value in sorted(values.items()):
             voice.tell(f"{name}/{key} = {value}")
-
-
-async def _created(runtime: Runtime, spec: Spec, voice: Voice) -> Seen:
-    """Create it; a Ctrl-C meanwhile cancels, and what exists by then is removed by the caller."""
-    task = asyncio.ensure_future(_create(runtime, spec, voice))
-    with _signals(task.cancel):
-        return await task
 
 
 async def _create(runtime: Runtime, spec: Spec, voice: Voice) -> Seen:
@@ -276,11 +283,17 @@ def _terms(plan: Plan) -> Terms:
 
 async def _supervised(supervisor: Supervisor, runtime: Runtime, seen: Seen, joined: Joined | None) -> Ended:
     living = asyncio.ensure_future(supervisor.live())
-    if joined is not None:
-        await joined(runtime, seen)
+    if joined is None:
+        return await living
+    beside = asyncio.ensure_future(joined(runtime, seen))
+    try:
+        await asyncio.wait({living, beside}, return_when=asyncio.FIRST_COMPLETED)
         if not living.done():
             supervisor.leave()
-    return await living
+        return await living
+    finally:
+        beside.cancel()
+        await asyncio.gather(beside, return_exceptions=True)
 
 
 async def _conclude(
@@ -380,15 +393,23 @@ async def _forget(runtime: Runtime, name: str, directory: Directory, voice: Voic
         voice.tell(f"could not remove machine {name}: {error}; try again with: lm destroy {name}")
 
 
-@contextmanager
-def _signals(act: Callable[[], Any]) -> Iterator[None]:
-    """Have SIGINT, SIGTERM and SIGHUP call `act` instead of ending this process."""
-    loop = asyncio.get_running_loop()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    for number in numbers:
-        loop.add_signal_handler(number, act)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
+class _Interrupts:
+    """SIGINT, SIGTERM and SIGHUP call `target`, whatever that is at the moment, instead of ending this process."""
+
+    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self, target: Callable[[], object]) -> None:
+        self.target = target
+
+    def __enter__(self) -> "_Interrupts":
+        for number in self.NUMBERS:
+            asyncio.get_running_loop().add_signal_handler(number, lambda: self.target())
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number in self.NUMBERS:
+            asyncio.get_running_loop().remove_signal_handler(number)
+
+
+def _nothing() -> None:
+    """Where a signal would only leave a job half done."""

@@ -174,7 +174,8 @@ class Supervisor:
             self._tell(f"ending the machine: {reason[1]}")
             self._end(*reason, grace=min(self._grace, SHORT_GRACE))
         elif self._why is None and (asked := self._operator()):
-            self._why = asked  # whoever asked stops it, too
+            # Whoever asked stops it too; should that process die, the machine ends all the same, when it was told.
+            self._end(*asked, grace=max(0.0, (self.directory.shutdown_time() or 0.0) - self._clock()))
         elif self._why and self._stopping and self._stopping.done() and not self._stopping.cancelled():
             self._retry()
 

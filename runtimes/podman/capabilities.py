@@ -12,8 +12,9 @@ TOLD = frozenset(EndReason)
 """Podman, with the kernel's log, can tell every end reason; see `translate.end`."""
 
 
-def capabilities(info: Mapping[str, Any], fuse_mode: int | None) -> Capabilities:
-    """`info` of the API; `fuse_mode` is the mode of /dev/fuse, None if the host has none."""
+def capabilities(info: Mapping[str, Any], fuse_mode: int | None, tun: bool) -> Capabilities:
+    """`info` of the API; `fuse_mode` is the mode of /dev/fuse, None if the host has none; `tun`: whether this user may
+    open /dev/net/tun, which a rootless bridge needs."""
     host = info["host"]
     rootless = bool(host["security"]["rootless"])
     controllers = set(host.get("cgroupControllers") or ())
@@ -26,6 +27,8 @@ def capabilities(info: Mapping[str, Any], fuse_mode: int | None) -> Capabilities
     if rootless:
         absent["user_namespace"] = "rootless podman shares the user's own ids between machines"
         absent["devices"] = "rootless podman cannot hand devices on"
+    if rootless and not tun:
+        absent["networks"] = "rootless networks need /dev/net/tun, which this user may not open: chmod 666 /dev/net/tun"
     fuse = fuse_mode is not None and fuse_mode & 0o006 == 0o006
     if not fuse:
         absent["fuse"] = "no /dev/fuse" if fuse_mode is None else "/dev/fuse is root's alone: chmod 666 /dev/fuse"
@@ -34,7 +37,7 @@ def capabilities(info: Mapping[str, Any], fuse_mode: int | None) -> Capabilities
         images=frozenset(ImageKind),
         delivery=frozenset({Delivery.BIND}),
         limits=frozenset(limits | {Limit.OPEN_FILES}),
-        networks=frozenset(Network),
+        networks=frozenset(Network) - ({Network.BRIDGE} if rootless and not tun else frozenset()),
         user_namespace=not rootless,
         nested_containers=True,
         fuse=fuse,

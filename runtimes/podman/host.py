@@ -48,6 +48,11 @@ def greatest(socket: Path) -> tuple[int, int]:
     return rlimits.greatest("NOFILE", socket), rlimits.greatest("NPROC", socket)
 
 
+def opens_tun() -> bool:
+    """True if this user may open the device of user-mode networks."""
+    return os.access("/dev/net/tun", os.R_OK | os.W_OK)
+
+
 def fuse_mode() -> int | None:
     """The mode of the host's FUSE device; None if there is none."""
     try:

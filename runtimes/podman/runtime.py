@@ -56,6 +56,7 @@ class Podman:
         self._finding = asyncio.Lock()
         self._capabilities: Capabilities | None = None
         self._fuse = ""
+        self._version = ""
         self._greatest: tuple[int, int] | None = None
         self._cgroups = cgroups.mounts()
 
@@ -63,14 +64,13 @@ class Podman:
         """Healthy with capabilities; missing with the line to type; unhealthy with what Podman said."""
         try:
             engine = await self._service()
-            version = await self._get(engine, "/version")
             self._capabilities = None
             can = await self._known(engine)
         except service.Missing as missing:
             return Probe(health=Health.MISSING, reason="podman is not installed", remedy=str(missing))
         except RuntimeFault as fault:
-            return Probe(health=Health.UNHEALTHY, reason=str(fault), remedy="podman info; lm conformance podman")
-        return Probe(health=Health.HEALTHY, version=str(version["Version"]), capabilities=can)
+            return Probe(health=Health.UNHEALTHY, reason=str(fault), remedy="podman info")
+        return Probe(health=Health.HEALTHY, version=self._version, capabilities=can)
 
     async def machines(self) -> Sequence[Seen]:
         """Every container with our stamp."""
@@ -278,7 +278,9 @@ class Podman:
     async def _known(self, engine: Engine) -> Capabilities:
         if self._capabilities is None:
             info, fuse = await self._get(engine, "/info"), host.fuse_mode()
-            self._capabilities, self._fuse = capabilities.capabilities(info, fuse), capabilities.fuse_by(info, fuse)
+            self._version = str((info.get("version") or {}).get("Version", ""))
+            self._fuse = capabilities.fuse_by(info, fuse)
+            self._capabilities = capabilities.capabilities(info, fuse, host.opens_tun())
         return self._capabilities
 
     async def _make(self, engine: Engine, spec: Spec) -> bool:

@@ -200,3 +200,35 @@ def test_a_root_directory_is_used_in_place_and_not_changed(lm, busybox_root: Pat
     assert "Read-only file system" in done.stdout
     assert (lm.home / "work/root/joboutputs/o").exists()
     assert sorted((str(p), p.lstat().st_mode, p.lstat().st_uid) for p in busybox_root.rglob("*")) == before
+
+
+def test_an_operator_s_stop_ends_the_machine_and_its_run_tells_who(lm) -> None:
+    polite = lm.machinetype(
+        "polite", "trap 'lm-payload done 100 told; exit 0' TERM; echo up; while :; do sleep 1; done"
+    )
+    running = lm.start("run", polite)
+    running.until("up")
+    [machine] = lm.machines()
+    assert lm("stop", "--grace", "20", machine["id"]).returncode == 0
+    assert running.wait() == 15
+    assert "100 told (stopped: lm stop by user" in running.said()
+
+
+def test_a_machine_that_is_destroyed_under_its_run_leaves_nothing(lm) -> None:
+    running = lm.start("run", lm.machinetype("deaf", "trap '' TERM; echo up; while :; do sleep 1; done"))
+    running.until("up")
+    [machine] = lm.machines()
+    assert lm("destroy", machine["id"]).returncode == 0
+    assert running.wait() == 15
+    assert lm.machines() == []
+    assert not any((lm.home / "state/machines").iterdir())
+
+
+def test_a_stop_is_carried_out_even_if_whoever_asked_has_died(lm) -> None:
+    running = lm.start("run", lm.machinetype("deaf", "trap '' TERM; echo up; while :; do sleep 1; done"))
+    running.until("up")
+    asking = lm.start("stop", "--grace", "2", lm.machines()[0]["id"])
+    while not list((lm.home / "state/machines").glob("*/stop")):
+        assert asking.process.poll() is None
+    asking.end()
+    assert running.wait(20) == 15

@@ -1,0 +1,1 @@
+"""A repository as a FUSE file system."""
