@@ -12,7 +12,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +63,24 @@ def listed(directory: Path) -> list[tuple[BuiltImage, float]]:
         if image is not None and record.parent.suffix != ".partial" and _size(path) == image.size_bytes:
             found.append((image, path.stat().st_mtime))
     return sorted(found, key=lambda each: (each[0].name, -each[1]))
+
+
+def remove(directory: Path, image: BuiltImage) -> None:
+    """Remove an image that `listed` gave; absent is success. The name goes to the next newest. Raises ImageError."""
+    home = directory / image.name
+    try:
+        with _locked(home / "lock", image.name, silent):
+            gone = image.path.parent.with_suffix(".partial")
+            with suppress(FileNotFoundError):
+                image.path.parent.rename(gone)  # at once; what a crash leaves of it, the next build removes
+            left = [other for other, _ in listed(directory) if other.name == image.name]
+            if left:
+                _point(directory / f"{image.name}.tar", left[0].path)
+            else:
+                (directory / f"{image.name}.tar").unlink(missing_ok=True)
+            shutil.rmtree(gone, ignore_errors=True)
+    except OSError as error:
+        raise ImageError(f"image {image.name}: {image.path}: {error.strerror or error}") from error
 
 
 def _size(path: Path) -> int | None:

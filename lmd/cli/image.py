@@ -1,4 +1,4 @@
-"""`lm image`: build machine images, and list them."""
+"""`lm image`: build machine images and list them; `image_store` has what is done with engines' stores."""
 
 import json
 import os
@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lmd.cli import image_store
+from lmd.cli.speaking import tell
+
 if TYPE_CHECKING:
     from images.built import BuiltImage
     from images.kinds.source import Progress
@@ -18,11 +21,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="image",
-    help="Build machine images, and list them.",
+    help="Build machine images, bring them into engines' stores, list and remove them.",
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
 )
+app.command("pull", epilog=image_store.PULL_EPILOG)(image_store.pull)
+app.command("prune", epilog=image_store.PRUNE_EPILOG)(image_store.prune)
 
 
 class Form(StrEnum):
@@ -89,8 +94,8 @@ def build(
 
 
 @app.command("list", epilog="Examples:  lm image list   ·   lm image list --json")
-def list_images(as_json: Annotated[bool, typer.Option("--json", help="Both tables as JSON.")] = False) -> None:
-    """List the images that were built on this host, and the recipes that can be built."""
+def list_images(as_json: Annotated[bool, typer.Option("--json", help="The tables as JSON.")] = False) -> None:
+    """List the images that were built on this host or brought into its engines, and the recipes that can be built."""
     from images.builder import sources
     from images.cache import find, listed, search_directories
     from images.recipe import builtin, load
@@ -110,10 +115,17 @@ def list_images(as_json: Annotated[bool, typer.Option("--json", help="Both table
         }
         for recipe in map(load, builtin().values())
     ]
+    store = image_store.in_engines()
     if as_json:
-        typer.echo(_json({"images": images, "recipes": recipes}))
-    else:
-        _tables(images, recipes)
+        kept = [image_store.plain(image) for image in store.images]
+        typer.echo(_json({"images": images, "engines": kept, "problems": store.problems, "recipes": recipes}))
+        return
+    _tables(images, recipes)
+    typer.echo()
+    typer.echo("Images that lmd has brought into engines")
+    image_store.show(store.images)
+    for problem in store.problems:
+        tell(problem)
 
 
 def _tables(images: list[dict[str, Any]], recipes: list[dict[str, Any]]) -> None:

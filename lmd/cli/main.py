@@ -17,7 +17,7 @@ COMMANDS = {
     "stop": ("lmd.cli.stop", "Ask a machine to end, wait, then end it."),
     "destroy": ("lmd.cli.destroy", "End a machine at once and remove all that is left of it."),
     "outputs": ("lmd.cli.outputs", "List or copy what a machine left in its joboutputs."),
-    "image": ("lmd.cli.image", "Build and list images to start from."),
+    "image": ("lmd.cli.image", "Build, pull, list and prune images to start from."),
     "config": ("lmd.cli.config", "Check, show and describe the configuration."),
     "conformance": ("lmd.cli.conformance", "Try out whether a runtime of this host keeps its contract."),
 }

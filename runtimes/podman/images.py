@@ -5,7 +5,7 @@ import os
 import tarfile
 import threading
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from runtimes import archives
 from runtimes.contract import Image, ImageKind, Rejected
@@ -13,6 +13,9 @@ from runtimes.locks import held
 from runtimes.podman.engine import Answer, Engine
 
 OURS = "localhost/lmd"
+"""The repository that images loaded from archives are named in, with the first digits of their id."""
+PULLED = "localhost/lmd/pulled"
+"""The same for images that were pulled and had not been there."""
 PULL_SECONDS = 3600.0
 LOAD_SECONDS = 1800.0
 
@@ -53,23 +56,29 @@ async def _reference(engine: Engine, image: Image) -> str:
         return present
     params = {"reference": wanted, "policy": "always", "quiet": True}
     answer = await engine.call("POST", "/images/pull", params=params, seconds=PULL_SECONDS)
-    if complaint := _pull_complaint(answer):
+    if complaint := _pull_complaint(answer, wanted):
         raise complaint
-    found = await _id(engine, wanted)
+    found = await _inspect(engine, wanted)
     if found is None:
         raise Rejected(f"image {wanted}: pulled, but podman does not know it")
-    return found
+    image_id = f"sha256:{found['Id']}"
+    _, at, pinned = wanted.partition("@")
+    if at and not any(str(name).endswith(f"@{pinned}") for name in found.get("RepoDigests") or ()):
+        raise Rejected(f"image {wanted}: the registry gave another image, {found.get('Digest')}")
+    if image_id != present:  # what was there before is not ours to prune
+        await _tag(engine, image_id, PULLED)
+    return image_id
 
 
-def _pull_complaint(answer: Answer) -> Exception | None:
+def _pull_complaint(answer: Answer, name: str) -> Exception | None:
     """A pull answers 200 even when it fails; its last line of JSON says so."""
     if answer.status != 200:
-        return answer.fault("pull the image")
+        return answer.fault(f"pull {name}")
     lines = [answer.body] if isinstance(answer.body, dict) else str(answer.body).splitlines()
     for line in lines:
         report = line if isinstance(line, dict) else _json(line)
         if report.get("error"):
-            return Answer(500, {"message": report["error"]}).fault("pull the image")
+            return Answer(500, {"message": report["error"]}).fault(f"pull {name}")
     return None
 
 
@@ -86,15 +95,49 @@ async def _archive(engine: Engine, image: Image) -> str:
     described = await engine.run(archives.describe, image.kind, path)
     if present := await _id(engine, described.image_id):
         return present
+    before = await _names(engine)
     stream = (lambda: _layout_stream(path)) if image.kind is ImageKind.OCI_LAYOUT else (lambda: path.open("rb"))
     answer = await engine.upload("/images/load", stream, seconds=LOAD_SECONDS)
     if answer.status != 200:
         raise answer.fault(f"load {path}")
     if await _id(engine, described.image_id) is None:
         raise Rejected(f"image {path}: podman loaded it as another image than {described.image_id}")
-    tag = {"repo": OURS, "tag": described.image_id.removeprefix("sha256:")[:12]}
-    await engine.call("POST", f"/images/{described.image_id}/tag", params=tag)
+    await _tag(engine, described.image_id, OURS)
+    brought = answer.body.get("Names") if isinstance(answer.body, dict) else None
+    await _restore(engine, [str(name) for name in brought or ()], before)
     return described.image_id
+
+
+async def _restore(engine: Engine, brought: list[str], before: dict[str, str]) -> None:
+    """Take away the names that an archive brought along; one that was another image's is that image's again."""
+    for name in brought:
+        repository, colon, tag = name.rpartition(":")
+        if not colon or "/" in tag or repository in (OURS, PULLED, "sha256"):
+            continue
+        path = f"/images/{before[name]}/tag" if name in before else f"/images/{_quoted(name)}/untag"
+        answer = await engine.call("POST", path, params={"repo": repository, "tag": tag})
+        if answer.status not in (200, 201, 404):
+            raise answer.fault(f"give back the name {name}")
+
+
+async def _tag(engine: Engine, image_id: str, repository: str) -> None:
+    """Mark an image as one that we brought into the store."""
+    params = {"repo": repository, "tag": image_id.removeprefix("sha256:")[:12]}
+    answer = await engine.call("POST", f"/images/{_quoted(image_id)}/tag", params=params)
+    if answer.status not in (200, 201):
+        raise answer.fault(f"mark image {image_id}")
+
+
+async def _names(engine: Engine) -> dict[str, str]:
+    """The id of the image behind each name in the store."""
+    return {name: str(found["Id"]) for found in await _all(engine) for name in found.get("RepoTags") or ()}
+
+
+async def _all(engine: Engine) -> list[dict[str, Any]]:
+    answer = await engine.call("GET", "/images/json")
+    if answer.status != 200:
+        raise answer.fault("list images")
+    return list(answer.body or ())
 
 
 def _layout_stream(path: Path) -> IO[bytes]:
@@ -114,12 +157,17 @@ def _layout_stream(path: Path) -> IO[bytes]:
 
 
 async def _id(engine: Engine, name: str) -> str | None:
+    found = await _inspect(engine, name)
+    return f"sha256:{found['Id']}" if found else None
+
+
+async def _inspect(engine: Engine, name: str) -> dict[str, Any] | None:
     answer = await engine.call("GET", f"/images/{_quoted(name)}/json")
     if answer.status == 404:
         return None
     if answer.status != 200:
         raise answer.fault(f"look at image {name}")
-    return f"sha256:{answer.body['Id']}"
+    return dict(answer.body)
 
 
 def _quoted(name: str) -> str:
@@ -129,17 +177,31 @@ def _quoted(name: str) -> str:
 
 
 async def listed(engine: Engine) -> dict[str, int]:
-    """Images that we loaded, by name, with their size in bytes."""
-    answer = await engine.call("GET", "/images/json", params={"filters": json.dumps({"reference": [f"{OURS}"]})})
-    if answer.status != 200:
-        raise answer.fault("list images")
-    return {name: int(found["Size"]) for found in answer.body or [] for name in found.get("RepoTags") or ()}
+    """Images that we loaded or pulled, by name, with their size in bytes."""
+    return {
+        name: int(found["Size"]) for found in await _all(engine) for name in found.get("RepoTags") or () if _ours(name)
+    }
 
 
 async def remove(engine: Engine, reference: str) -> None:
-    """Remove one image of ours; absent is success. Raises `Rejected` for one that is not ours or is in use."""
-    if not reference.startswith(f"{OURS}:"):
-        raise Rejected(f"image {reference} was not loaded by lmd and is left alone")
-    answer = await engine.call("DELETE", f"/images/{_quoted(reference)}")
-    if answer.status not in (200, 404):
-        raise answer.fault(f"remove image {reference}")
+    """Remove one image of ours; absent is success. Raises `Rejected` for one that is not ours or is in use.
+
+    An image that we pulled has the name in the registry too: that goes as well, unless somebody has given it more.
+    """
+    if not _ours(reference):
+        raise Rejected(f"image {reference} was not brought by lmd and is left alone")
+    found = next((i for i in await _all(engine) if reference in (i.get("RepoTags") or ())), None)
+    if found is None:
+        return
+    if found.get("Containers"):
+        raise Rejected(f"image {reference} is in use by {found['Containers']} container(s)")
+    others = [str(name) for name in found.get("Names") or found.get("RepoTags") or () if name != reference]
+    pulled = others if reference.startswith(f"{PULLED}:") and len(others) == 1 else []
+    for name in [*pulled, reference]:
+        answer = await engine.call("DELETE", f"/images/{_quoted(name)}")
+        if answer.status not in (200, 404):
+            raise answer.fault(f"remove image {name}")
+
+
+def _ours(name: str) -> bool:
+    return name.rpartition(":")[0] in (OURS, PULLED)

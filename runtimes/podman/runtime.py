@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from runtimes import cgroups, idranges, kernellog
+from runtimes import cgroups, idranges, kernellog, used
 from runtimes.contract import (
     Capabilities,
     Conflict,
@@ -214,14 +214,16 @@ class Podman:
 
     async def ensure(self, image: Image) -> str:
         """The image's id, once it is in Podman's store."""
-        return await images.ensure(await self._ready(), image, self._locks)
+        image_id = await images.ensure(await self._ready(), image, self._locks)
+        used.note(self.settings.cache_dir, image_id)
+        return image_id
 
     async def images(self) -> Mapping[str, int]:
-        """Images that lmd loaded, with their sizes in bytes."""
+        """Images that lmd loaded or pulled, with their sizes in bytes."""
         return await images.listed(await self._ready())
 
     async def remove_image(self, reference: str) -> None:
-        """Remove an image that lmd loaded."""
+        """Remove an image that lmd loaded or pulled."""
         await images.remove(await self._ready(), reference)
 
     async def aclose(self) -> None:
