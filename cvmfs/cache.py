@@ -418,7 +418,7 @@ def _claim(directory: Path) -> None:
         status = directory.stat()
         if status.st_uid != os.geteuid():
             raise CacheUnusable(f"cache {directory}: belongs to user id {status.st_uid}, not to us: give another")
-        if status.st_mode & 0o022:
+        if status.st_mode & (0o002 if status.st_gid == os.getegid() else 0o022):
             raise CacheUnusable(f"cache {directory}: others may write to it: chmod go-w, or give another")
         marker = directory / MARKER
         if not marker.exists() and any(item.name != MARKER for item in _scan(directory)):

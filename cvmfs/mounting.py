@@ -36,10 +36,7 @@ def mount(request: Request, options: argparse.Namespace) -> int:
         repository = open_repository(settings)
         if repository.revision.warning:
             logging.getLogger("cvmfs").warning("%s: %s", repository.name, repository.revision.warning)
-        try:
-            serve(repository, settings, where, kernel, ready=ready, with_process=options.with_process)
-        except RuntimeError as error:  # libfuse has said on standard error what it was
-            raise BadConfiguration(f"mountpoint {where}: the mount failed ({error})") from error
+        serve(repository, settings, where, kernel, ready=ready, with_process=options.with_process)
 
     if options.foreground:
         run(lambda: None)
