@@ -98,10 +98,10 @@ def walk(top: Path) -> None:
     for folder, folders, files in os.walk(top):
         for name in folders + files:
             path = f"{folder}/{name}"
-            if os.path.islink(path):  # noqa: PTH114
-                os.readlink(path)  # noqa: PTH115
-            elif os.path.isfile(path):  # noqa: PTH113
-                with open(path, "rb") as stream:  # noqa: PTH123
+            if os.path.islink(path):
+                os.readlink(path)
+            elif os.path.isfile(path):
+                with open(path, "rb") as stream:
                     stream.read()
 
 
