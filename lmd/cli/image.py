@@ -122,8 +122,9 @@ def list_images(as_json: Annotated[bool, typer.Option("--json", help="The tables
         return
     _tables(images, recipes)
     typer.echo()
-    typer.echo("Images that lmd has brought into engines")
-    image_store.show(store.images)
+    _table(
+        "Images that lmd has brought into engines (lm image prune)", image_store.HEADS, image_store.rows(store.images)
+    )
     for problem in store.problems:
         tell(problem)
 

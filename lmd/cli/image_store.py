@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from runtimes.contract import Image
 
 KEEP = "10G"
+HEADS = ("WHERE", "NAME", "ID", "SIZE", "LAST USED")
 PULL_EPILOG = (
     "Examples:  lm image pull docker.io/library/debian:12   ·   lm image pull quay.io/x/y@sha256:…   ·   "
     "lm image pull oci-archive:/srv/image.tar --runtime podman"
@@ -101,7 +102,7 @@ def prune(
 
 def _say(store: "Store", going: "list[Stored]", *, dry_run: bool) -> None:
     if going:
-        show(going)
+        table(HEADS, rows(going))
     left = sum(image.bytes for image in store.images) - sum(image.bytes for image in going)
     word = "would be removed" if dry_run else "removed"
     tell(f"{len(going)} image(s) {word}, {size(sum(image.bytes for image in going))}; {size(left)} stay")
@@ -116,9 +117,9 @@ def in_engines() -> "Store":
     return Store([image for image in found.images if image.where != BUILT], found.problems)
 
 
-def show(images: "list[Stored]") -> None:
-    """A table of images, wherever they are."""
-    rows = [
+def rows(images: "list[Stored]") -> list[tuple[str, ...]]:
+    """The rows of a table of images below `HEADS`."""
+    return [
         (
             image.where,
             image.name,
@@ -128,7 +129,6 @@ def show(images: "list[Stored]") -> None:
         )
         for image in images
     ]
-    table(("WHERE", "NAME", "ID", "SIZE", "LAST USED"), rows)
 
 
 def plain(image: "Stored") -> dict[str, Any]:

@@ -139,7 +139,7 @@ class Engine:
             self._translated(path, seconds),
             self._response(method, path, params, data, seconds, kind) as response,
         ):
-            return Answer(response.status_code, _decoded(response.raw.read(ANSWER_LIMIT, decode_content=True)))
+            return Answer(response.status_code, decoded(response.raw.read(ANSWER_LIMIT, decode_content=True)))
 
     def _response(
         self, method: str, path: str, params: Any, data: Any, seconds: float, kind: str = "application/json"
@@ -160,7 +160,7 @@ class Engine:
             raise Unavailable(f"podman cannot be reached at {self.socket}: {_reason(cause)}") from error
 
 
-def _decoded(text: bytes) -> Any:
+def decoded(text: bytes) -> Any:
     """JSON, or the lines of a stream of JSON objects as a list, or the text."""
     try:
         return json.loads(text)

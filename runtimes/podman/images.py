@@ -1,5 +1,6 @@
 """Images in Podman's store: present already, pulled, or loaded from an archive; each once, whoever asks together."""
 
+import asyncio
 import json
 import os
 import tarfile
@@ -10,7 +11,8 @@ from typing import IO, Any
 from runtimes import archives
 from runtimes.contract import Image, ImageKind, Rejected
 from runtimes.locks import held
-from runtimes.podman.engine import Answer, Engine
+from runtimes.podman import execute
+from runtimes.podman.engine import ANSWER_LIMIT, Answer, Engine, decoded
 
 OURS = "localhost/lmd"
 """The repository that images loaded from archives are named in, with the first digits of their id."""
@@ -54,9 +56,7 @@ async def _reference(engine: Engine, image: Image) -> str:
         if present is None:
             raise Rejected(f"image {wanted} is not in podman's store and pull is never")
         return present
-    params = {"reference": wanted, "policy": "always", "quiet": True}
-    answer = await engine.call("POST", "/images/pull", params=params, seconds=PULL_SECONDS)
-    if complaint := _pull_complaint(answer, wanted):
+    if complaint := _pull_complaint(await _pull(engine, wanted), wanted):
         raise complaint
     found = await _inspect(engine, wanted)
     if found is None:
@@ -68,6 +68,24 @@ async def _reference(engine: Engine, image: Image) -> str:
     if image_id != present:  # what was there before is not ours to prune
         await _tag(engine, image_id, PULLED)
     return image_id
+
+
+async def _pull(engine: Engine, name: str) -> Answer:
+    """Podman's answer to a pull. A caller who gives up cuts the connection, at which Podman gives up, too."""
+    stop = execute.Stop()
+    params = {"reference": name, "policy": "always"}
+
+    def read() -> Answer:
+        with engine.stream("POST", "/images/pull", params=params, seconds=PULL_SECONDS) as answer:
+            stop.answer = answer
+            text = b"" if stop.asked else answer.raw.read(ANSWER_LIMIT)
+            return Answer(answer.status_code, decoded(text))
+
+    try:
+        return await engine.run(read)
+    except asyncio.CancelledError:
+        stop.now()
+        raise
 
 
 def _pull_complaint(answer: Answer, name: str) -> Exception | None:
