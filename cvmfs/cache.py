@@ -32,8 +32,8 @@ _MAGIC = b"lmdseal1"
 _SEAL = struct.Struct("<8sQ20s")
 _USAGE = struct.Struct("<q")
 _PIECE = 1 << 20
-_SMALL = 1 << 17
-_BEHIND = 64
+_SMALL = 1 << 16
+_BEHIND = 512
 _TOUCH_SECONDS = 60
 _STALE_SECONDS = 60
 _KEEP_LAST = ("C", "X", "H", "M")
@@ -162,10 +162,7 @@ class Cache:
         draft = self._temporary / self._draft_name()
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-            with draft.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
+            draft.write_bytes(data)  # not synced: what a power cut spoils is signed, seen to be spoilt, and fetched
             draft.replace(folder / name)
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
@@ -421,7 +418,7 @@ def _claim(directory: Path) -> None:
         status = directory.stat()
         if status.st_uid != os.geteuid():
             raise CacheUnusable(f"cache {directory}: belongs to user id {status.st_uid}, not to us: give another")
-        if status.st_mode & 0o022:
+        if status.st_mode & (0o002 if status.st_gid == os.getegid() else 0o022):
             raise CacheUnusable(f"cache {directory}: others may write to it: chmod go-w, or give another")
         marker = directory / MARKER
         if not marker.exists() and any(item.name != MARKER for item in _scan(directory)):

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cvmfs.errors import BadConfiguration
+from cvmfs.errors import BadConfiguration, CvmfsError
 from cvmfs.profiles import profile
 from cvmfs.repository import Repository
 from cvmfs.settings import Settings, make_settings, open_repository
@@ -70,7 +71,13 @@ def _load(request: Request, *, with_config_repository: bool) -> Values:
         return _finished(_layers(request, lambda path: _local(below / path), toml))
     inherited = {key: value for key, value in request.given.items() if key in ("CVMFS_HTTP_PROXY", "CVMFS_CACHE_DIR")}
     own = Request(config, inherited, request.toml, request.etc)
-    repository = open_repository(make_settings(config, _load(own, with_config_repository=False)))
+    try:
+        repository = open_repository(make_settings(config, _load(own, with_config_repository=False)))
+    except CvmfsError as error:
+        if not plain.get("CVMFS_SERVER_URL") or not (plain.get("CVMFS_PUBLIC_KEY") or plain.get("CVMFS_KEYS_DIR")):
+            raise
+        logging.getLogger("cvmfs").warning("configuration repository: %s; going on without it", error)
+        return _finished(plain)
     try:
         values = _layers(request, lambda path: _inside(repository, path), toml)
         return _finished(_with_keys(values, repository, str(below)))

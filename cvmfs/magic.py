@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable, Mapping
 
 from cvmfs.entry import Kind
@@ -46,11 +47,15 @@ _OF_ALL: Mapping[str, _Value] = {
     "user.nclg": lambda repository, _: str(len(repository.catalogs)),
     "user.ndownload": lambda repository, _: str(repository.store.transport.counters.downloads),
     "user.rx": lambda repository, _: str(repository.store.transport.counters.bytes // 1024),
+    "user.timeout": lambda repository, _: f"{repository.store.transport.through_proxy.timeout:g}",
+    "user.timeout_direct": lambda repository, _: f"{repository.store.transport.direct.timeout:g}",
+    "user.maxfd": lambda _, __: str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
     "user.pid": lambda _, __: str(os.getpid()),
     "user.usedfd": lambda _, __: str(len(os.listdir("/proc/self/fd"))),  # noqa: PTH208 — only counted
     "user.repo_counters": lambda repository, _: _counters(repository, None),
     "user.catalog_counters": lambda repository, located: (
-        f"catalog_hash: {located.catalog.hash}\n{_counters(repository, located)}"
+        f"catalog_hash: {located.catalog.hash}\ncatalog_mountpoint: {os.fsdecode(located.mount)}\n"
+        + _counters(repository, located)
     ),
     "user.repo_metainfo": lambda repository, _: (repository.metainfo() or b"").decode("utf-8", "replace"),
     "user.version": lambda _, __: "lmd-cvmfs 1",

@@ -36,10 +36,7 @@ def mount(request: Request, options: argparse.Namespace) -> int:
         repository = open_repository(settings)
         if repository.revision.warning:
             logging.getLogger("cvmfs").warning("%s: %s", repository.name, repository.revision.warning)
-        try:
-            serve(repository, settings, where, kernel, ready=ready, with_process=options.with_process)
-        except RuntimeError as error:  # libfuse has said on standard error what it was
-            raise BadConfiguration(f"mountpoint {where}: the mount failed ({error})") from error
+        serve(repository, settings, where, kernel, ready=ready, with_process=options.with_process)
 
     if options.foreground:
         run(lambda: None)
@@ -60,7 +57,9 @@ def _in_background(run: Callable[[Callable[[], None]], None], options: argparse.
     with os.fdopen(reading, "rb") as stream:
         answer = stream.read()
     if answer == _MOUNTED:
-        return 0
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)  # nothing is left to do here, and taking the interpreter down would take a tenth of the time
     _, status = os.waitpid(process, 0)
     return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 1
 

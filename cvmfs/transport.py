@@ -29,8 +29,8 @@ class Transport:
     def __init__(self, http: Http, routes: Routes, *, through_proxy: Limits, direct: Limits) -> None:
         self._http = http
         self.routes = routes
-        self._through_proxy = through_proxy
-        self._direct = direct
+        self.through_proxy = through_proxy
+        self.direct = direct
         self.counters = Counters()
         self._count_lock = threading.Lock()
         self.server = ""
@@ -87,7 +87,7 @@ class Transport:
 
     def _once(self, server: str, proxy: str, path: str, receive: Receive[Result], most: int, fresh: bool) -> Result:
         direct = proxy == DIRECT
-        limits = self._direct if direct else self._through_proxy
+        limits = self.direct if direct else self.through_proxy
         pieces = self._http.get(f"{server}/{path}", None if direct else proxy, limits, most, fresh=fresh)
         try:
             return receive(self._counted(pieces))

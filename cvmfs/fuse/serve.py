@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from cvmfs.errors import CvmfsError
+from cvmfs.errors import BadConfiguration, CvmfsError
 from cvmfs.fuse.inodes import Node, node_key
 from cvmfs.fuse.loop import Loop, pyfuse3
 from cvmfs.fuse.operations import Operations
@@ -41,13 +41,16 @@ def serve(
 
     `where` is a directory, or `/dev/fd/N` for a descriptor of /dev/fuse that is mounted already. `options` go to
     the kernel. `ready` is called once it is mounted. SIGHUP looks for a new revision at once. To be called in the
-    main thread, once in a process. Raises CvmfsError, or RuntimeError from the mount.
+    main thread, once in a process. Raises CvmfsError.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
     loop = Loop(_THREADS)
     pyfuse3.trio = loop  # type: ignore[attr-defined]  # as pyfuse3.asyncio.enable does
     operations = Operations(repository, loop, kernel_timeout=settings.kernel_timeout, owner=settings.owner)
-    pyfuse3.init(operations, where, set(options))
+    try:
+        pyfuse3.init(operations, where, set(options))
+    except RuntimeError as error:  # libfuse has said on standard error what it was
+        raise BadConfiguration(f"mountpoint {where}: the mount failed ({error})") from error
     refresher = Refresher(repository, settings, operations, loop)
     try:
         ready()

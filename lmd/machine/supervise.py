@@ -175,7 +175,8 @@ class Supervisor:
             self._end(*reason, grace=min(self._grace, SHORT_GRACE))
         elif self._why is None and (asked := self._operator()):
             # Whoever asked stops it too; should that process die, the machine ends all the same, when it was told.
-            self._end(*asked, grace=max(0.0, (self.directory.shutdown_time() or 0.0) - self._clock()))
+            # That time is in whole seconds, rounded down: none of the grace must be lost by it.
+            self._end(*asked, grace=max(0.0, (self.directory.shutdown_time() or 0.0) + 1 - self._clock()))
         elif self._why and self._stopping and self._stopping.done() and not self._stopping.cancelled():
             self._retry()
 

@@ -196,6 +196,7 @@ def test_reading_goes_on_offline_from_the_cache(web: Web, opened: Open) -> None:
     located = first.tree.lookup(b"/README.txt")
     assert located is not None
     content = b"".join(first.read(located))
+    first.close()  # small files are written behind the reader
     offline = opened("http://127.0.0.1:9")
     assert offline.revision.number == 3
     assert "127.0.0.1:9" in offline.revision.warning
