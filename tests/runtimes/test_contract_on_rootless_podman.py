@@ -40,13 +40,13 @@ ROWS = 2
 
 async def tell_all(image: Image) -> None:
     """The suite in this user's own Podman, told line by line."""
-    home = Path.home()
+    home = Path.home() / "suite"
     options = {"oci_runtime": "crun"}
     settings = Settings(state_dir=home / "state", run_dir=home / "lmd", cache_dir=home / "cache", options=options)
 
     async def row(number: int) -> None:
         directory = home / f"bench{number}"
-        directory.mkdir()
+        directory.mkdir(parents=True)
         async for result in run(podman_context(settings, directory, image), CHECKS[number::ROWS]):
             words = {"check": result.check.name, "outcome": result.outcome, "reason": result.reason}
             print(json.dumps(words), flush=True)
