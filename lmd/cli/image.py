@@ -1,4 +1,4 @@
-"""`lm image`: build machine images and list them; `image_store` has what is done with engines' stores."""
+"""`lm image`: build machine images and list them; what is done with engines is in `image_store` and `image_trial`."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lmd.cli import image_store
+from lmd.cli import image_store, image_trial
 from lmd.cli.speaking import tell
 
 if TYPE_CHECKING:
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="image",
-    help="Build machine images, bring them into engines' stores, list and remove them.",
+    help="Build machine images, bring them into engines' stores, try, list and remove them.",
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
 )
 app.command("pull", epilog=image_store.PULL_EPILOG)(image_store.pull)
+app.command("test", epilog=image_trial.EPILOG)(image_trial.test)
 app.command("prune", epilog=image_store.PRUNE_EPILOG)(image_store.prune)
 
 

@@ -1,6 +1,7 @@
 """`lm image pull`, `list` and `prune` with a registry on loopback that can also misbehave."""
 
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from images import cache, recipe
 from images.archive import ImageConfig, write_oci_archive, write_oci_layout
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -202,6 +204,19 @@ def test_the_least_recently_used_go_first_and_only_as_many_as_need_be(store, bus
     assert [image["id"] for image in shown["removed"]] == [second[:12]]
     assert store("image", "prune", "--keep", "3M").returncode == 0
     assert podman_s(store, "images", "--quiet", "--no-trunc").split() == [f"sha256:{first}"]
+
+
+def test_built_images_are_pruned_too_and_their_names_go_to_what_is_left(store) -> None:
+    folder = store.home / "cache/images"
+    older, newer = (cache.ensure(folder, recipe.find_recipe("busybox"), epoch) for epoch in (0, 1))
+    os.utime(older.path, (0, 0))
+    half = str(older.size_bytes + newer.size_bytes - 1)
+    [gone] = json.loads(store("image", "prune", "--keep", half, "--json").stdout)["removed"]
+    assert (gone["where"], gone["id"]) == ("built", older.image_id.removeprefix("sha256:")[:12])
+    assert (folder / "busybox.tar").resolve() == newer.path
+    assert store("image", "prune", "--keep", "0").returncode == 0
+    assert cache.find("busybox", (folder,)) is None
+    assert cache.listed(folder) == []
 
 
 def test_an_archive_s_own_name_is_not_left_in_the_store_nor_taken_from_another_image(store, busybox_root: Path) -> None:
