@@ -13,14 +13,18 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from lmd.config import rules
 from lmd.config.problems import Problem
 from lmd.config.values import (
+    Budget,
     Bytes,
     Count,
+    Days,
     DnsLabel,
     DnsName,
     HostPath,
     InsidePath,
     Line,
     MiB,
+    Moment,
+    Notice,
     OptionName,
     Processors,
     Rating,
@@ -59,6 +63,25 @@ class Settings(Table):
     )
     joboutputs_bytes: Bytes = Field(1_000_000_000, ge=1, description="How much a machine may leave in $JOBOUTPUTS.")
     joboutputs_files: Count = Field(5000, description="How many files and directories it may leave there.")
+    factory_name: DnsName | None = Field(
+        None, description="Name of this factory in its space. Without it: the host's name."
+    )
+    total_processors: Budget | None = Field(
+        None,
+        description="Processors that the daemon's machines may use: a number; or the absolute path of a file, or a"
+        " list with a command and its arguments, whose first word is the number, read again every few seconds."
+        " Without it: all of the host.",
+    )
+    shutdown_time: Moment | None = Field(
+        None,
+        description="When all machines of the daemon must be gone: Unix seconds, or a date-time with offset. It may be"
+        " set while they run.",
+    )
+    machines_dir_days: Days = Field(3.0, description="How long the directory of an ended machine is kept, in days.")
+    history_days: Days = Field(30.0, description="How long the database keeps ended machines and events, in days.")
+    history_bytes: Bytes = Field(
+        200_000_000, ge=1_000_000, description="How large the database may grow; the oldest history goes first."
+    )
     user_data_options: UserDataOptions = Field(
         default_factory=dict,
         description="Value that replaces `##user_data_option_NAME##` in the user_data of every machinetype.",
@@ -188,6 +211,12 @@ class MachineType(Table):
     grace_secs: Seconds = Field(
         1800, description="Notice between an earlier shutdown time and the end; grace_secs of the features."
     )
+    notice: Notice = Field(
+        "sigterm",
+        description="How a machine learns of an earlier end, beside its features: `features` (they alone), `sigterm`"
+        " (at once), or a list with a command that is run in it. By force at the end of its grace, whichever it is.",
+    )
+    machines_dir_days: Days = Field(3.0, description="How long its directory is kept when it has ended, in days.")
     heartbeat_file: Annotated[str, AfterValidator(rules.file_name)] | None = Field(
         None, description="Name of the file in $JOBOUTPUTS that a healthy machine writes again and again."
     )
