@@ -49,7 +49,7 @@ class Events:
         return self._kept[0].seq if self._kept else self._last + 1
 
     async def after(self, last: int) -> AsyncIterator[Event]:
-        """Every event with a number above `last`, for ever. Raises `TooSlow` if the reader falls behind what is kept."""
+        """Every event with a number above `last`, for ever. Raises `TooSlow` for one who falls behind what is kept."""
         wake = asyncio.Event()
         self._listeners.add(wake)
         try:

@@ -25,7 +25,7 @@ class Do(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """One runtime's answer. `began` in seconds of the boot; `machines` None: it cannot tell, for the reason `problem`."""
+    """One runtime's answer. `began` in seconds of the boot; `machines` None: it cannot tell, because of `problem`."""
 
     runtime: str
     began: float

@@ -7,9 +7,9 @@ the machines with them.
 
 import asyncio
 import json
-import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -24,6 +24,10 @@ from lmd.factory.schema import STEPS, TABLES, VERSION
 
 T = TypeVar("T")
 Statement = tuple[str, tuple[Any, ...]]
+RECENT_SECONDS = 100_000.0
+WANTED = """SELECT id, body FROM machine
+    WHERE ended IS NULL OR ended > ? OR NOT json_valid(body) OR NOT json_extract(body, '$.cleaned')"""
+"""What is held in memory: the living, those that still have to be cleaned up, and the ended of the last day."""
 KEPT_BROKEN = 3
 """How many moved-aside files are kept."""
 
@@ -242,11 +246,11 @@ class Store:
 
     def _load(self, content: Content) -> None:
         db = self._connected()
-        for key, body in db.execute("SELECT id, body FROM machine"):
+        for key, body in db.execute(WANTED, (time.time() - RECENT_SECONDS,)):
             try:
                 content.rows[key] = ROW.validate_json(body)
             except ValidationError as error:
-                content.damage.append(f"{self._at}: the row of machine {key} cannot be read: {error.error_count()} faults")
+                content.damage.append(f"{self._at}: the row of machine {key} has {error.error_count()} faults")
         for table, into in (
             ("warning", content.warnings),
             ("intent", content.intents),
@@ -282,7 +286,8 @@ class Store:
         for suffix in ("", "-wal", "-shm"):
             with suppress(OSError):
                 self.path.with_name(self.path.name + suffix).rename(target.with_name(target.name + suffix))
-        old = sorted(self.path.parent.glob(f"{self.path.name}.broken-*[0-9]"), key=lambda p: int(p.name.rpartition("-")[2]))
+        broken = self.path.parent.glob(f"{self.path.name}.broken-*[0-9]")
+        old = sorted(broken, key=lambda path: int(path.name.rpartition("-")[2]))
         for path in old[:-KEPT_BROKEN]:
             for suffix in ("", "-wal", "-shm"):
                 with suppress(OSError):
@@ -307,7 +312,7 @@ def _broken(error: sqlite3.OperationalError) -> bool:
 
 def _inode(path: Path) -> tuple[int, int] | None:
     try:
-        found = os.stat(path)
+        found = path.stat()
     except OSError:
         return None
     return found.st_dev, found.st_ino

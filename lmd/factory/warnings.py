@@ -24,7 +24,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Warning:  # noqa: A001 - the word that commands and API use
+class Warning:
     """One warning; `about` what it concerns. Times in Unix seconds, None: not yet."""
 
     kind: Kind

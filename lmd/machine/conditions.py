@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pydantic import TypeAdapter
+
 from lmd.config.models import MachineType
 from lmd.machine.rules import Terms
 
@@ -36,6 +38,9 @@ class Conditions:
             outputs_bytes=self.outputs_bytes,
             outputs_files=self.outputs_files,
         )
+
+
+CONDITIONS: TypeAdapter[Conditions] = TypeAdapter(Conditions)
 
 
 def conditions(type_: MachineType) -> Conditions:

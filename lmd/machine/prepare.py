@@ -1,5 +1,6 @@
 """Everything on the host that a machine needs before its runtime is asked: files, user_data, secrets, the record."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from lmd.config.models import MachineType
 from lmd.environment import features, user_data
 from lmd.environment.directory import Directory, DirectoryError, Record, process
 from lmd.environment.identity import boot_id
+from lmd.machine.conditions import CONDITIONS, conditions
+from lmd.machine.saved import normal, save
 from lmd.machine.spec import Plan, existing, spec, targets
 from runtimes.contract import ImageKind, Spec
 
@@ -18,8 +21,10 @@ class CannotPrepare(Exception):
     """A machine cannot be prepared for a reason that its type or the host has to mend; one line."""
 
 
-def prepare(plan: Plan, directory: Directory, *, runtime: str, host: str, version: str, supervisor: int) -> Spec:
+def prepare(plan: Plan, directory: Directory, *, runtime: str, host: str, version: str, supervisor: int | None) -> Spec:
     """Write the machine's directory, complete before any engine is asked; returns the spec for the runtime.
+
+    `supervisor`: the process that looks after the machine and whose end orphans it; None: the daemon, whichever.
 
     Raises `CannotPrepare`; what was written by then is removed.
     """
@@ -33,7 +38,7 @@ def prepare(plan: Plan, directory: Directory, *, runtime: str, host: str, versio
         raise
 
 
-def _write(plan: Plan, directory: Directory, runtime: str, host: str, version: str, supervisor: int) -> Spec:
+def _write(plan: Plan, directory: Directory, runtime: str, host: str, version: str, supervisor: int | None) -> Spec:
     type_, given = plan.machinetype, plan.allocation
     root = Path(plan.image.location)
     there = existing(root) if plan.image.kind is ImageKind.ROOT_DIRECTORY else {}
@@ -41,7 +46,7 @@ def _write(plan: Plan, directory: Directory, runtime: str, host: str, version: s
     if type_.user_data is not None:
         content = _user_data(plan, type_, features.variables("file-url", places), host, version)
     secrets = [_secret(Path(source)) for source in type_.secret_files.values()]
-    made = spec(plan, directory, places, [directory.secrets / str(number) for number in range(len(secrets))])
+    made = normal(spec(plan, directory, places, [directory.secrets / str(number) for number in range(len(secrets))]))
     record = Record(
         id=plan.id,
         job_id=given.job_id,
@@ -55,7 +60,11 @@ def _write(plan: Plan, directory: Directory, runtime: str, host: str, version: s
         shutdown_time=given.shutdown_time,
         boot_id=boot_id(),
         grace=given.grace,
-        supervisor=process(supervisor),
+        supervisor=None if supervisor is None else process(supervisor),
+        memory_bytes=given.memory_bytes,
+        created_boot=time.clock_gettime(time.CLOCK_BOOTTIME),
+        conditions=CONDITIONS.dump_python(conditions(type_), mode="json"),
+        detached=plan.detached,
     )
     # The record comes first, so that whatever a kill leaves behind is known to be ours and whose it was.
     directory.path.mkdir(mode=0o711, parents=True)
@@ -65,6 +74,8 @@ def _write(plan: Plan, directory: Directory, runtime: str, host: str, version: s
         directory.put_user_data(content)
     for number, secret in enumerate(secrets):
         directory.put_secret(number, secret)
+    if supervisor is None:
+        save(made, directory)
     return made
 
 

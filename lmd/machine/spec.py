@@ -35,6 +35,7 @@ class Plan:
     image: Image
     allocation: Allocation
     command: tuple[str, ...] | None = None  # in place of the type's own
+    detached: bool = False  # an operator has asked the daemon for it
 
 
 def targets(image: Image, exists: Mapping[PurePosixPath, bool]) -> dict[str, PurePosixPath]:
