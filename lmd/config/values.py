@@ -5,6 +5,7 @@ Bare numbers have Vac's unit where Vac has the option; strings carry their own: 
 """
 
 import datetime
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ MEBIBYTE = 1024 * 1024
 LONGEST_TEXT = 65_536
 MOST_BYTES = 2**63 - 1
 MOST_SECONDS = 10**9
+MOST_MOMENT = 10**11
 
 _SIZE = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,9}))? ?([kMGT]|[KMGT]i)?B?")
 _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12} | {
@@ -48,6 +50,17 @@ def size(value: object, bare: int = 1) -> int:
     whole, fraction, unit = found.groups(default="")
     factor = _FACTORS[unit] if unit else bare
     return _bounded(int(whole) * factor + int(fraction or 0) * factor // 10 ** len(fraction))
+
+
+def moment(value: object) -> int:
+    """Unix seconds of a date-time with an offset, or of a whole number. Raises ValueError saying what is meant."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+        return math.floor(value.timestamp())
+    raise ValueError(
+        "expected a date-time with an offset, such as 2027-03-01T08:00:00+01:00, or Unix seconds, got " + shorten(value)
+    )
 
 
 def shorten(value: object) -> str:
@@ -122,22 +135,6 @@ def _is_command(words: Sequence[object]) -> bool:
     return 0 < len(words) <= 1000 and all(isinstance(word, str) and word and "\0" not in word for word in words)
 
 
-def moment(value: object) -> int:
-    """Unix seconds from a number or from a date-time with offset; else raises ValueError."""
-    if isinstance(value, str):
-        try:
-            value = datetime.datetime.fromisoformat(value)
-        except ValueError:
-            raise ValueError(f"expected Unix seconds or a date-time with offset, got {shorten(value)}") from None
-    if isinstance(value, datetime.datetime):
-        if value.tzinfo is None:
-            raise ValueError("a date-time needs its offset, as in 2026-12-01T08:00:00+01:00")
-        return int(value.timestamp())
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 2**40:
-        return value
-    raise ValueError(f"expected Unix seconds or a date-time with offset, got {shorten(value)}")
-
-
 def _bounded(number: int) -> int:
     if not 0 <= number <= MOST_BYTES:
         raise ValueError("expected a size between 0 and 2^63-1 bytes")
@@ -168,8 +165,12 @@ Notice = Annotated[
     PlainValidator(notice),
     WithJsonSchema({"anyOf": [{"type": "string", "enum": ["features", "sigterm"]}, _WORDS]}),
 ]
+Share = Annotated[StrictFloat, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Moment = Annotated[
-    int, PlainValidator(moment), WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0}]})
+    int,
+    BeforeValidator(moment),
+    Field(ge=0, le=MOST_MOMENT),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "format": "date-time"}]}),
 ]
 Line = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(line)]
 Text = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(without_nul)]

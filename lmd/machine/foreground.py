@@ -18,6 +18,7 @@ from images.errors import ImageError
 from lmd import engines
 from lmd.config.chosen import Chosen
 from lmd.config.files import check_files
+from lmd.config.models import MachineType
 from lmd.config.problems import ConfigError
 from lmd.environment import features, joboutputs
 from lmd.environment.collect import Collected, CollectError, collect
