@@ -27,6 +27,10 @@ class Actors:
         """The machines on which something is being done."""
         return set(self._tasks)
 
+    def names(self) -> set[str]:
+        """The same, as a function to hand on."""
+        return self.busy
+
     def rests(self, name: str) -> bool:
         """Whether the last act on it failed too short a time ago."""
         return self._pauses.get(name, (0.0, 0.0))[0] > self._clocks.boot()

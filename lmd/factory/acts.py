@@ -75,6 +75,11 @@ class Acts:
             except (CannotPrepare, DirectoryError, Rejected) as error:
                 await self._never(plan.id, error)
                 return
+            row = self.ledger.rows.get(plan.id)
+            if row is None or row.phase is not Phase.PREPARING:
+                await asyncio.to_thread(directory.remove)
+                await self._never(plan.id, NotWritten("it was stopped before it was made"))
+                return
             self.ledger.change(plan.id, phase=Phase.STARTING, digest=spec.digest())
             if not await self.ledger.flush():
                 await asyncio.to_thread(directory.remove)
@@ -114,9 +119,9 @@ class Acts:
         row = self.ledger.rows.get(seen.id)
         if row is None or not row.live:
             return
-        phase = Phase.RUNNING if row.phase in (Phase.PREPARING, Phase.STARTING) else row.phase
-        if seen.state is State.EXITED:
-            phase = row.phase if row.phase is not Phase.PREPARING else Phase.STARTING
+        phase = row.phase
+        if phase in (Phase.PREPARING, Phase.STARTING):
+            phase = Phase.STARTING if seen.state is State.EXITED else Phase.RUNNING
         self.ledger.change(
             seen.id,
             phase=phase,
@@ -161,21 +166,22 @@ class Acts:
         reason = row.why if row.why is not None and why is not Why.QUOTA else (str(why), detail)
         return self.ledger.set(replace(row, why=reason, kill=kill, phase=Phase.STOPPING))
 
-    async def stop(self, row: Row) -> None:
-        """End a condemned machine: told in the way of its type, then by force when its grace is over."""
+    async def tell(self, row: Row) -> None:
+        """Tell a condemned machine when it ends: its features, and the command of its type."""
         await self.ledger.flush()
         left = max(0.0, (row.kill or 0.0) - self.clocks.boot())
         with suppress(DirectoryError):  # a full disk must not keep a machine alive
             await asyncio.to_thread(self.directory(row.id).move_shutdown_time, self.clocks.wall() + left)
-        runtime = self.engines[row.runtime].runtime
-        notice = row.conditions.notice
-        if isinstance(notice, tuple) and left > SHORT_GRACE:
-            await self._notify(runtime, row, notice)
-        if notice != "sigterm" and left > SHORT_GRACE:
-            await asyncio.sleep(max(0.0, left - SHORT_GRACE))
-            left = SHORT_GRACE
+        if isinstance(row.conditions.notice, tuple) and left > SHORT_GRACE and row.moved is None:
+            await self._notify(self.engines[row.runtime].runtime, row, row.conditions.notice)
+        self.ledger.change(row.id, told=self.clocks.boot())
+        await self.ledger.flush()
+
+    async def stop(self, row: Row) -> None:
+        """End a condemned machine that knows of it: SIGTERM, and force when its grace is over."""
+        left = max(0.0, (row.kill or 0.0) - self.clocks.boot())
         async with asyncio.timeout(left + ACT_SECONDS):
-            await runtime.stop(row.id, grace=left)
+            await self.engines[row.runtime].runtime.stop(row.id, grace=left)
         self.engines[row.runtime].look()
 
     async def notify(self, row: Row) -> None:
@@ -184,6 +190,7 @@ class Acts:
             await asyncio.to_thread(self.directory(row.id).move_shutdown_time, row.shutdown_time)
         if isinstance(row.conditions.notice, tuple):
             await self._notify(self.engines[row.runtime].runtime, row, row.conditions.notice)
+        self.ledger.change(row.id, noticed=row.shutdown_time)
         await self.ledger.flush()
 
     async def _notify(self, runtime: Runtime, row: Row, command: tuple[str, ...]) -> None:
@@ -208,16 +215,15 @@ class Acts:
             end = End(reason=EndReason.CRASHED, detail="it was made and never started")
         outcome = await self._judged(row, seen, end, directory)
         usage = engine.usage.get(row.id, row.usage)
-        ended = replace(self._ended(row, outcome, cleaned=seen is None), usage=usage)
+        ended = replace(self._ended(row, outcome, cleaned=False), usage=usage)
         recorded = await self._record(directory, ended, outcome)
         self.ledger.set(replace(ended, started=(seen.started if seen else None) or row.started))
         if not await self.ledger.flush() and not recorded:
             raise DirectoryError(f"machine {row.id}: its outcome can be written nowhere; it is kept until it can")
-        if seen is not None:
-            await self.clean(row.id, row.runtime)
+        await self.clean(row.id, row.runtime)
 
     async def _bring_home(self, runtime: Runtime, row: Row, directory: Directory) -> None:
-        """What the machine left: its outputs made ours, its console kept. What cannot be had is lost, not waited for."""
+        """What the machine left: its outputs made ours, its console kept. What cannot be had is not waited for."""
         with suppress(RuntimeFault, TimeoutError, OSError):
             async with asyncio.timeout(ACT_SECONDS):
                 if isinstance(runtime, Reclaims) and directory.joboutputs.exists():
@@ -279,7 +285,6 @@ class Acts:
             outcome=dict(outcome),
             ended=self.clocks.wall(),
             ended_boot=self.clocks.boot(),
-            boot_id=row.boot_id,
             cleaned=cleaned,
         )
 

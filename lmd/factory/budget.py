@@ -7,7 +7,7 @@ from pathlib import Path
 
 COMMAND_SECONDS = 10.0
 LONGEST = 4096
-READ_SECONDS = 5.0
+READ_SECONDS = 2.0
 """How often a file or a command is asked again."""
 
 

@@ -65,6 +65,11 @@ class Ledger:
         if name not in self._dirty:
             self.rows.pop(name, None)
 
+    def drop(self, name: str) -> None:
+        """Take back a row that could not be written and of which nothing was made."""
+        self.rows.pop(name, None)
+        self._dirty.discard(name)
+
     def intend(self, key: str, body: Mapping[str, Any] | None) -> None:
         """Set, or with None take back, an operator's intent."""
         if body is None:

@@ -50,9 +50,11 @@ class HostClocks:
 class Row:
     """One machine of this factory.
 
-    `deadline` is when its time is over and, once it is told to end, `kill` when it is ended by force: both in seconds
-    of the boot `boot_id`. `why` is the reason for which we end it. `shown`: its engine has shown it. `cleaned`: its
-    engine holds nothing of it any more. `detached`: asked for by an operator, not by the decision.
+    `deadline` is when its time is over and, once it is condemned, `kill` when it is ended by force: both in seconds of
+    the boot `boot_id`, as are `moved`, since when its end is earlier than it was told first, and `told`, since when it
+    knows that it is condemned. `noticed` is the earlier end that it has been told, `why` the reason for which we end
+    it. `shown`: its engine has shown it. `cleaned`: its engine holds nothing of it any more. `detached`: asked for by
+    an operator, not by the decision.
     """
 
     id: str
@@ -79,8 +81,13 @@ class Row:
     hs06_per_processor: float | None = None
     because: str = ""
     detached: bool = False
+    idle: bool = False
+    moved: float | None = None
+    moved_because: str = ""
+    noticed: float | None = None
     why: tuple[str, str] | None = None
     kill: float | None = None
+    told: float | None = None
     destroy: bool = False
     ended: float | None = None
     ended_boot: float | None = None

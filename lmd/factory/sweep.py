@@ -46,9 +46,7 @@ class Sweeper:
         if not directory.joboutputs.is_dir():
             seen = Observed(heartbeat_age=0.0, outputs_bytes=0, outputs_files=0)
             return reason_to_end(terms, seen, boot)
-        size = joboutputs.measure(
-            directory.joboutputs, most_bytes=terms.outputs_bytes, most_files=terms.outputs_files
-        )
+        size = joboutputs.measure(directory.joboutputs, most_bytes=terms.outputs_bytes, most_files=terms.outputs_files)
         age = None
         if terms.heartbeat_file:
             heart = self.hearts.setdefault(row.id, Heartbeat())

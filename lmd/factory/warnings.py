@@ -20,6 +20,7 @@ class Kind(StrEnum):
     DIRECTORY = "directory"  # a machine's directory cannot be written or removed
     PROCESSORS = "processors"  # total_processors cannot be read
     DOUBLED = "doubled"  # an engine shows a machine that should not be there
+    API = "api"  # the socket cannot be made
     CLOCK = "clock"  # the wall clock has jumped
 
 

@@ -93,8 +93,9 @@ class Watched:
                 self.observation = Observation(runtime=self.name, began=self._clocks.boot(), problem=self.problem)
             self._told()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._pause())
-                await asyncio.sleep(GATHER_SECONDS)
+                async with asyncio.timeout(self._pause()):  # wait_for of Python 3.11 may swallow a cancellation
+                    await self._wake.wait()
+            await asyncio.sleep(GATHER_SECONDS)
 
     def _pause(self) -> float:
         return min(LONGEST_REST, max(self._rest, REST_SHARE * self._cost))
