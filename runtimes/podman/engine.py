@@ -41,6 +41,11 @@ FAULTS: tuple[tuple[str, type[RuntimeFault]], ...] = (
 )
 """What Podman says, by what it means; anything else that it refuses is for good."""
 
+PASSING = ("no such process",)
+"""What Podman says, with status 500, when a container's process ends while Podman reads of it in /proc."""
+AGAIN = 5
+AGAIN_SECONDS = 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -90,8 +95,17 @@ class Engine:
         body: Any = None,
         seconds: float = 30.0,
     ) -> Answer:
-        """One request with a JSON body and answer. Raises `Unavailable` when no answer comes within `seconds`."""
-        return await self.run(lambda: self.blocking(method, path, params=params, body=body, seconds=seconds))
+        """One request with a JSON body and answer. Raises `Unavailable` when no answer comes within `seconds`.
+
+        A look at what changes under Podman's eyes (`PASSING`) is asked for again, at most `AGAIN` times.
+        """
+        left = AGAIN if method == "GET" else 0
+        while True:
+            answer = await self.run(lambda: self.blocking(method, path, params=params, body=body, seconds=seconds))
+            if left == 0 or answer.status != 500 or not any(words in answer.message for words in PASSING):
+                return answer
+            left -= 1
+            await asyncio.sleep(AGAIN_SECONDS)
 
     def blocking(
         self, method: str, path: str, *, params: Any = None, body: Any = None, seconds: float = 30.0

@@ -1,5 +1,9 @@
 """Podman's words in the contract's: states, ends, console lines, errors, the service's arguments."""
 
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -9,7 +13,7 @@ from runtimes.contract import EndReason, Exhausted, Rejected, Unavailable
 from runtimes.locks import held
 from runtimes.podman import service, translate
 from runtimes.podman.console import Reader, kept, plain
-from runtimes.podman.engine import Answer
+from runtimes.podman.engine import AGAIN, Answer, Engine
 from runtimes.podman.network import has_ipv6
 from runtimes.rlimits import hard_limit
 
@@ -61,6 +65,53 @@ def test_an_error_is_one_of_the_contract_s_four(said: str, kind: type[Exception]
     fault = Answer(500, {"message": f"first line\n{said}"}).fault("do it")
     assert type(fault) is kind
     assert "\n" not in str(fault)
+
+
+@asynccontextmanager
+async def answering(socket: Path, answers: list[tuple[int, dict[str, str]]]) -> AsyncIterator[list[str]]:
+    """A socket that gives these answers one after the other, the last again and again; the requests it had."""
+    requests: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append((await reader.readuntil(b"\r\n\r\n")).decode().splitlines()[0])
+        status, body = answers[min(len(requests), len(answers)) - 1]
+        text = json.dumps(body).encode()
+        head = b"HTTP/1.1 %d Said\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (status, len(text))
+        writer.write(head + text)
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_unix_server(serve, socket)
+    try:
+        yield requests
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+VANISHED = (500, {"message": "read /proc/9818/cgroup: no such process"})
+
+
+async def test_a_look_at_a_process_that_ends_meanwhile_is_asked_for_again(short_tmp: Path) -> None:
+    async with answering(short_tmp / "vanished", [VANISHED, VANISHED, (200, {"Id": "a"})]) as requests:
+        engine = Engine(short_tmp / "vanished", workers=1)
+        try:
+            answer = await engine.call("GET", "/containers/a/json")
+        finally:
+            engine.close()
+    assert (answer.status, len(requests)) == (200, 3)
+
+
+async def test_it_is_not_asked_for_without_end_and_a_change_is_asked_for_once(short_tmp: Path) -> None:
+    async with answering(short_tmp / "never", [VANISHED]) as requests:
+        engine = Engine(short_tmp / "never", workers=1)
+        try:
+            assert (await engine.call("GET", "/containers/a/json")).status == 500
+            assert len(requests) == 1 + AGAIN
+            assert (await engine.call("POST", "/containers/a/start")).status == 500
+        finally:
+            engine.close()
+    assert len(requests) == 2 + AGAIN
 
 
 def test_console_lines_lose_their_times_and_partial_ones_are_joined() -> None:
