@@ -54,6 +54,8 @@ def create_body(
         body["command"] = []
     if spec.user:
         body["user"] = spec.user
+    if spec.working_directory:
+        body["work_dir"] = str(spec.working_directory)
     if spec.lifetime_seconds:
         body["timeout"] = spec.lifetime_seconds
     if ids:
