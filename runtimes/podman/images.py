@@ -5,6 +5,7 @@ import json
 import os
 import tarfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
