@@ -21,10 +21,12 @@ from lmd.config.values import (
     InsidePath,
     Line,
     MiB,
+    Moment,
     OptionName,
     Processors,
     Rating,
     Seconds,
+    Share,
     Text,
 )
 from runtimes.contract import Limit, Network, UserNamespace
@@ -53,6 +55,29 @@ class Settings(Table):
         None,
         description="HS06 (or HEPscore23) rating of one processor of this host. Without it the keys hs06 and hs06_job"
         " are left out of the features.",
+    )
+    processors_per_superslot: Processors = Field(
+        1,
+        description="Processors that are made to come free together, for machinetypes that need several: the most that"
+        " one machine gets, unless its min_processors are more.",
+    )
+    overload_per_processor: Rating = Field(
+        1.5, description="Load for each processor (in use, and of the host) above which nothing is started."
+    )
+    share_unit: Literal["hs06", "processors"] = Field(
+        "hs06", description="What target shares are shares of. Without hs06_per_processor one processor counts 1."
+    )
+    accounting_window_seconds: Seconds = Field(
+        86400,
+        description="Time over which shares are met: what a machinetype has had less, it gets more of afterwards, up to"
+        " one and a half times its share. 0: only what runs now counts.",
+    )
+    max_starting_machines: Count | None = Field(
+        None, description="No more are started while so many are starting. Without it: no limit."
+    )
+    draining: StrictBool = Field(False, description="Whether this factory starts nothing more.")
+    shutdown_time: Moment | None = Field(
+        None, description="When all machines of this factory must be gone; they are told so at once."
     )
     console_bytes: Bytes = Field(
         1_000_000, ge=131_072, description="How much of a machine's console is kept: its beginning and its end."
@@ -155,6 +180,23 @@ class MachineType(Table):
         default_factory=dict,
         description="Files that only the machine's root may read: path in the machine = path on the host. The content"
         " appears in no log and no listing.",
+    )
+    target_share: Share = Field(
+        0.0, description="Share of the space that a daemon gives to this type, beside those of the others; 0: none."
+    )
+    machinegroup: Line | None = Field(
+        None, description="Types with the same one share what a single type would get. Without it: its own."
+    )
+    interruptible: StrictBool = Field(
+        False,
+        description="Whether the machine may be told, grace_secs before, to end early, when another type needs its"
+        " processors. Such a type fills gaps.",
+    )
+    machine_class: Literal["normal", "idle"] = Field(
+        "normal",
+        alias="class",
+        description='`"idle"`: runs beside the others, above the processors of the factory, with the lowest weight,'
+        " on what they leave unused.",
     )
     min_processors: Processors = Field(1, description="Fewest processors that the machine can work with.")
     max_processors: Processors = Field(
