@@ -23,6 +23,7 @@ from lmd.metadata.account import account
 from lmd.metadata.card import Card
 from lmd.network import addresses, bridge
 from lmd.network.addresses import GATEWAY, METADATA, METADATA6, Place
+from runtimes.containers.nic import connect, index
 
 T = TypeVar("T")
 PREFIX = addresses.own_prefix("the tests' factory")
@@ -112,8 +113,7 @@ class Machine:
         factory.namespace.run(self._connect)
 
     def _connect(self) -> None:
-        with bridge.netlink() as net:
-            bridge.connect(net, self.place, self.namespace.pid, WANTED)
+        connect(self.place.nic(PREFIX, ""), self.namespace.pid)
 
     def socket(self, address: object = METADATA, source: str | None = None) -> socket.socket:
         """A connection from inside the machine."""
@@ -184,7 +184,7 @@ class Factory:
 
     def _bridge(self) -> None:
         with bridge.netlink() as net:
-            net.link("set", index=bridge.index(net, "lo"), state="up")
+            net.link("set", index=index(net, "lo"), state="up")
             bridge.make(net)
             bridge.furnish(net, WANTED)
 
