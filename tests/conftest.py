@@ -13,7 +13,8 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -284,11 +285,17 @@ def private_podman(short_tmp: Path) -> Callable[[str, str], AbstractContextManag
     return made
 
 
+@pytest.fixture(scope="session")
+def podmans(private_podman) -> Iterator[Callable[[str], PrivatePodman]]:
+    """One Podman an OCI runtime, started when first asked for and kept: tests of different modules alternate."""
+    with ExitStack() as stack:
+        yield cache(lambda name: stack.enter_context(private_podman(name, name)))
+
+
 @pytest.fixture(scope="session", params=["crun", "runc"])
-def podman(request: pytest.FixtureRequest, private_podman) -> Iterator[PrivatePodman]:
+def podman(request: pytest.FixtureRequest, podmans: Callable[[str], PrivatePodman]) -> PrivatePodman:
     """Podman on each OCI runtime in turn."""
-    with private_podman(request.param, request.param) as engine:
-        yield engine
+    return podmans(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from pathlib import Path
 from runtimes import cgroups
 from runtimes.contract import Unavailable
 from runtimes.locks import held
-from runtimes.podman.engine import Engine
+from runtimes.podman.engine import PodmanEngine
 
 IDLE_SECONDS = 60
 START_SECONDS = 20.0
@@ -155,7 +155,7 @@ def listening(path: Path) -> bool:
 async def _answers(path: Path, seconds: float) -> bool:
     if not listening(path):
         return False
-    engine = Engine(path, workers=1)
+    engine = PodmanEngine(path, workers=1)
     try:
         return (await engine.call("GET", "/_ping", seconds=seconds)).status == 200
     except Unavailable:
