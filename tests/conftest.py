@@ -12,7 +12,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -110,24 +110,19 @@ class OrdinaryUser:
             lines.append(f"umount {unified}")  # crun refuses hybrid control groups in use on both sides
         return "\n".join([*lines, ""])
 
-    def command(self, *words: str, poorer: str = "") -> list[str]:
-        """The argument list by which root runs `words` as this user.
-
-        `poorer`: a script that root runs before, in a mount namespace of its own, to take something away.
-        """
+    def command(self, *words: str, through: Sequence[str] = ()) -> list[str]:
+        """The argument list by which root runs `words` as this user; `through`: a command of root's that runs them."""
         of = f"/proc/{self._holder.pid}/ns"
-        enter = ["nsenter", f"--mount={of}/mnt", f"--pid={of}/pid_for_children", "--"]
-        if poorer:
-            enter += ["unshare", "--mount", "--propagation=slave", "sh", "-ec", f'{poorer}\nexec "$@"', "sh"]
+        enter = ["nsenter", f"--mount={of}/mnt", f"--pid={of}/pid_for_children", "--", *through]
         become = ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups"]
         return [*enter, *become, "env", "-i", *(f"{k}={v}" for k, v in self.environment.items()), *words]
 
     def run(
-        self, *words: str, seconds: float = 50, stdin: str = "", poorer: str = ""
+        self, *words: str, seconds: float = 50, stdin: str = "", through: Sequence[str] = ()
     ) -> subprocess.CompletedProcess[str]:
         """Run `words` in the user's home."""
         return subprocess.run(
-            self.command("sh", "-c", 'cd && exec "$@"', "sh", *words, poorer=poorer),
+            self.command("sh", "-c", 'cd && exec "$@"', "sh", *words, through=through),
             input=stdin,
             capture_output=True,
             text=True,
