@@ -4,6 +4,10 @@ It asks nothing of the engine but an empty network namespace, so it is the same 
 """
 
 import asyncio
+import ctypes
+import os
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +21,7 @@ INSIDE = "eth0"
 
 _NODAD = 0x02
 _INET6 = 10
+_CLONE_NEWNET = 0x40000000
 
 
 def joined(spec: Spec) -> Spec:
@@ -28,7 +33,7 @@ def joined(spec: Spec) -> Spec:
     async def step(started: Started) -> None:
         try:
             await asyncio.to_thread(connect, nic, started.pid)
-        except NetlinkError as error:
+        except (NetlinkError, OSError) as error:
             raise Rejected(f"machine {spec.id}: cannot be put into the network {nic.bridge}: {error}") from error
         if spec.before_start:
             await spec.before_start(started)
@@ -40,7 +45,8 @@ def connect(nic: Nic, pid: int) -> None:
     """Make the interface in the network namespace of a process, with its addresses and routes. Safe to repeat.
 
     Both ends are made with their final names in one request, the inner one where it belongs, so no crash leaves one
-    that is nobody's: the pair goes with the namespace. Raises `Unavailable` if the bridge is gone, and NetlinkError.
+    that is nobody's: the pair goes with the namespace.
+    Raises `Unavailable` if the bridge is gone, NetlinkError, OSError.
     """
     with IPRoute() as net:
         bridge = index(net, nic.bridge)
@@ -53,8 +59,7 @@ def connect(nic: Nic, pid: int) -> None:
         port = index(net, nic.port)
         isolate(net, port)
         net.link("set", index=port, state="up")
-    with IPRoute(netns=f"/proc/{pid}/ns/net") as inside:
-        _configure(inside, nic)
+    _in_network_of(pid, lambda: _configure(nic))
 
 
 def isolate(net: Any, port: int | None) -> None:
@@ -68,12 +73,39 @@ def index(net: Any, name: str) -> int | None:
     return found[0] if found else None
 
 
-def _configure(inside: Any, nic: Nic) -> None:
-    number = index(inside, INSIDE)
-    for name in (index(inside, "lo"), number):
-        inside.link("set", index=name, state="up")
-    inside.addr("add", index=number, address=nic.address, prefixlen=nic.prefix)
-    inside.route("add", dst="default", gateway=nic.gateway)
-    if nic.address6:
-        inside.addr("add", index=number, address=nic.address6, prefixlen=nic.prefix6, flags=_NODAD)
-        inside.route("add", family=_INET6, dst="default", gateway=nic.gateway6, oif=number)
+def _configure(nic: Nic) -> None:
+    with IPRoute() as inside:
+        number = index(inside, INSIDE)
+        for name in (index(inside, "lo"), number):
+            inside.link("set", index=name, state="up")
+        inside.addr("add", index=number, address=nic.address, prefixlen=nic.prefix)
+        inside.route("add", dst="default", gateway=nic.gateway)
+        if nic.address6:
+            inside.addr("add", index=number, address=nic.address6, prefixlen=nic.prefix6, flags=_NODAD)
+            inside.route("add", family=_INET6, dst="default", gateway=nic.gateway6, oif=number)
+
+
+def _in_network_of(pid: int, call: Callable[[], None]) -> None:
+    """`call` in a thread that is in the network namespace of a process, and ends with it.
+
+    pyroute2 would start a child for it, whose signals asyncio's handlers in this process take for their own.
+    """
+    failed: list[BaseException] = []
+
+    def inside() -> None:
+        try:
+            descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), "its network namespace cannot be entered")
+            finally:
+                os.close(descriptor)
+            call()
+        except BaseException as error:  # raised in the thread that waits
+            failed.append(error)
+
+    thread = threading.Thread(target=inside, name=f"network of {pid}")
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
