@@ -4,13 +4,14 @@ An engine names an image by the digest of its configuration and does not look at
 that name must be what the name stands for, or a damaged or lying archive would take the place of the true image.
 """
 
+import gzip
 import hashlib
 import json
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from runtimes import archives
 from runtimes.contract import ImageKind, Rejected
@@ -80,53 +81,41 @@ def _document(opened: Open, name: str, digest: str | None) -> Any:
 
 
 def _compare(opened: Open, name: str, stored: str | None, plain: str) -> None:
-    outer, inner, size = hashlib.sha256(), hashlib.sha256(), 0
-    with opened(name) as file:
-        for piece, more in _pieces(file):
-            outer.update(piece)
-            for chunk in more:
-                size += len(chunk)
-                if size > PLAIN_LIMIT:
-                    raise ValueError(f"{name} is larger than {PLAIN_LIMIT} bytes")
-                inner.update(chunk)
-    if stored is not None and f"sha256:{outer.hexdigest()}" != stored:
-        raise ValueError(f"layer {name} is not what its digest says")
-    if f"sha256:{inner.hexdigest()}" != plain:
-        raise ValueError(f"layer {name} is not the one that its configuration names")
+    if stored is not None:
+        with opened(name) as file:
+            if _digest(file, name) != stored:
+                raise ValueError(f"layer {name} is not what its digest says")
+    with opened(name) as file, _plain(file) as stream:
+        if _digest(stream, name) != plain:
+            raise ValueError(f"layer {name} is not the one that its configuration names")
 
 
-def _pieces(file: IO[bytes]) -> Iterator[tuple[bytes, Iterator[bytes]]]:
-    """What is stored, piece by piece, each with what comes of it when it is decompressed."""
-    decompress: Callable[[bytes], Iterator[bytes]] | None = None
-    while piece := file.read(PIECE):
-        if decompress is None:
-            decompress = _decompressor(piece[:4])
-        yield piece, decompress(piece)
+def _digest(stream: IO[bytes], name: str) -> str:
+    hashing, size = hashlib.sha256(), 0
+    while piece := stream.read(PIECE):
+        size += len(piece)
+        if size > PLAIN_LIMIT:
+            raise ValueError(f"{name} is larger than {PLAIN_LIMIT} bytes")
+        hashing.update(piece)
+    return f"sha256:{hashing.hexdigest()}"
 
 
-def _decompressor(magic: bytes) -> Callable[[bytes], Iterator[bytes]]:
-    """By the first bytes, as engines do; the media types of images are often wrong."""
+@contextmanager
+def _plain(file: IO[bytes]) -> Iterator[IO[bytes]]:
+    """The content without its compression, by its first bytes, as engines do: media types are often wrong."""
+    magic = file.read(4)
+    file.seek(0)
     if magic.startswith(_GZIP):
-        return _Gzip()
-    if magic == _ZSTD:
+        with gzip.GzipFile(fileobj=file) as stream:
+            yield cast("IO[bytes]", stream)
+    elif magic == _ZSTD:
         import zstandard
 
-        stream = zstandard.ZstdDecompressor(max_window_size=_WINDOW_LIMIT).decompressobj(read_across_frames=True)
-        return lambda piece: iter((stream.decompress(piece),))
-    return lambda piece: iter((piece,))
-
-
-class _Gzip:
-    """Members of gzip one after another, at most a piece of what they hold in memory."""
-
-    def __init__(self) -> None:
-        self._stream = zlib.decompressobj(wbits=31)
-
-    def __call__(self, piece: bytes) -> Iterator[bytes]:
-        while piece:
-            if self._stream.eof:
-                self._stream = zlib.decompressobj(wbits=31)
-            yield self._stream.decompress(piece, PIECE)
-            piece = self._stream.unconsumed_tail or self._stream.unused_data
-            if self._stream.eof and not piece.strip(b"\0"):
-                return
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_LIMIT)
+        try:
+            with decompressor.stream_reader(file, read_across_frames=True, closefd=False) as frames:
+                yield cast("IO[bytes]", frames)
+        except zstandard.ZstdError as error:
+            raise ValueError(str(error)) from error
+    else:
+        yield file
