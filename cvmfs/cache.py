@@ -18,6 +18,7 @@ import os
 import stat
 import struct
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -55,6 +56,7 @@ class Cache:
         self._budget = MemoryBudget(memory)
         self._verified: dict[str, _Signature] = {}
         self._serial = itertools.count()
+        self._cleanups: deque[float] = deque(maxlen=10_000)
         _claim(directory)
         self._behind = Behind(self._write_small)
         self._temporary = directory / "tmp"
@@ -209,6 +211,7 @@ class Cache:
 
     def make_room(self, target: int | None = None) -> None:
         """Remove least recently used files until `target` bytes (half of all) are left, and correct the accounts."""
+        self._cleanups.append(self._clock())
         files = sorted(self._files(), key=lambda file: (file[0].endswith(_KEEP_LAST), file[1]))
         total = sum(size for _, _, size in files)
         target = total // 2 if target is None else target
@@ -219,6 +222,11 @@ class Cache:
                 os.unlink(path)  # noqa: PTH108 — paths are texts here, thousands of them
                 total -= size
         self._account(0, exactly=total)
+
+    def cleanups(self, seconds: float) -> int:
+        """How often this process has removed objects to make room in the last so many seconds."""
+        since = self._clock() - seconds
+        return sum(when >= since for when in self._cleanups)
 
     def _files(self) -> Iterator[tuple[str, float, int]]:
         """Path, time of last use and size of every object."""

@@ -121,6 +121,7 @@ class Http:
         self._idle: dict[tuple[str, str, str | None], list[HTTPConnection]] = {}
         self._lock = threading.Lock()
         self._context: ssl.SSLContext | None = None
+        self._closed = False
 
     def get(self, url: str, proxy: str | None, limits: Limits, most: int, *, fresh: bool = False) -> Iterator[bytes]:
         """The pieces of the body behind `url`, at most `most` bytes of it.
@@ -164,7 +165,7 @@ class Http:
         """Keep a connection whose last answer was read to its end."""
         with self._lock:
             idle = self._idle.setdefault((parts.scheme, parts.netloc, proxy), [])
-            if len(idle) < self._keep:
+            if len(idle) < self._keep and not self._closed:
                 idle.append(connection)
                 return
         connection.close()
@@ -175,8 +176,9 @@ class Http:
         return [*found, ("Cache-Control", "no-cache"), ("Pragma", "no-cache")] if fresh else found
 
     def close(self) -> None:
-        """Close idle connections."""
+        """Close idle connections, and keep none from now on."""
         with self._lock:
+            self._closed = True
             waiting = [connection for idle in self._idle.values() for connection in idle]
             self._idle.clear()
         for connection in waiting:
