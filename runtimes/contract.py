@@ -72,6 +72,7 @@ class Network(StrEnum):
     BRIDGE = "bridge"
     HOST = "host"
     NONE = "none"
+    LMD = "lmd"  # the factory's own: a fixed address, metadata, no other machine in reach; needs `Spec.nic`
 
 
 class ImageKind(StrEnum):
@@ -82,6 +83,22 @@ class ImageKind(StrEnum):
     OCI_LAYOUT = "oci-layout"  # a directory in the OCI image layout
     DOCKER_ARCHIVE = "docker-archive"  # one tar file as `docker save` writes it
     ROOT_DIRECTORY = "root-directory"  # an unpacked root file system, used in place
+    DISK_QCOW2 = "disk-qcow2"  # a disk as a qcow2 file; the kind states the format, so that nobody has to guess it
+    DISK_RAW = "disk-raw"  # a disk as it is, byte by byte
+    BOOT_ISO = "boot-iso"  # a bootable CD, beside an empty disk of `Spec.disk_bytes`
+    INITRAMFS = "initramfs"  # the initramfs that `Spec.boot` names is the root (location: the same file)
+
+
+CONTAINER_IMAGES = frozenset(
+    {
+        ImageKind.REFERENCE,
+        ImageKind.OCI_ARCHIVE,
+        ImageKind.OCI_LAYOUT,
+        ImageKind.DOCKER_ARCHIVE,
+        ImageKind.ROOT_DIRECTORY,
+    }
+)
+"""What container engines can start from."""
 
 
 class Limit(StrEnum):
@@ -162,6 +179,48 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Nic:
+    """A machine's place in the factory's own network (`Network.LMD`).
+
+    `port` is the name that the host's end of the connection must have, in `bridge`: the rules against spoofing go by
+    it. `network` is libvirt's name of the network, "" where libvirt has no part in it. A container runtime makes an
+    empty network namespace, into which `before_start` puts the interface; a hypervisor connects `port` itself.
+    """
+
+    address: str
+    address6: str
+    mac: str
+    port: str
+    bridge: str
+    network: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boot:
+    """A kernel that the hypervisor starts by itself, in seconds and without a bootloader (virtual machines only).
+
+    With it, a disk image holds one file system and no partitions: the machine's root, as is a root directory.
+    An initramfs of `images/micro` finds the machine's description (command, environment, mounts, limits) in the
+    virtiofs share `lmd`, makes the machine look as a container does, runs the payload and reports its end; any other
+    may do the same, or nothing of it. `command_line` is added to the runtime's own words.
+    """
+
+    kernel: Path
+    initramfs: Path | None = None
+    command_line: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where on its host a virtual machine runs: host processors to be pinned to (empty: any), the NUMA node of its
+    memory, and the size in bytes of the huge pages that back it."""
+
+    cpus: tuple[int, ...] = ()
+    numa_node: int | None = None
+    hugepage_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
     """What `before_start` is given: the machine's namespaces exist, its payload does not run yet."""
 
@@ -173,10 +232,17 @@ class Started:
 class Spec:
     """All that a runtime needs to bring one machine into existence.
 
-    `entrypoint` None keeps the image's own, as does `args` None. `scratch` lists disk-backed directories that go with
-    the machine. `capabilities` are the Linux capabilities the payload keeps (none by default), without the CAP_ prefix.
-    `lifetime_seconds` is the engine's own backstop: where the engine can, it ends the machine by itself when nobody
-    of ours is left to do it. `required_limits` names the limits that must be enforced; a runtime that cannot, rejects.
+    `entrypoint` None keeps the image's own, as do `args` and `working_directory` None. `scratch` lists disk-backed
+    directories that go with the machine. `capabilities` are the Linux capabilities the payload keeps (none by default),
+    without the CAP_ prefix. `lifetime_seconds` is the engine's own backstop: where the engine can, it ends the machine
+    by itself when nobody of ours is left to do it. `required_limits` names the limits that must be enforced; a runtime
+    that cannot, rejects.
+
+    For virtual machines: `boot` None starts what is on the image; images of kind ROOT_DIRECTORY and INITRAMFS need it.
+    `disk_bytes` is the size of an empty disk that goes with the machine: under a BOOT_ISO the root disk (vda), else a
+    second one (vdb); a direct-boot machine keeps there what it writes to its root and to `scratch`. `seed` is a NoCloud
+    CD. `uuid` is the machine's in engines that have one. `graphics` asks for VNC on a Unix socket. `placement` None
+    leaves it to the host.
     """
 
     id: str
@@ -193,6 +259,7 @@ class Spec:
     limits: Limits = Limits()
     required_limits: frozenset[Limit] = frozenset(Limit)
     network: Network = Network.BRIDGE
+    nic: Nic | None = None
     read_only_root: bool = False
     user_namespace: UserNamespace = UserNamespace.AUTO
     nested_containers: bool = False
@@ -203,6 +270,13 @@ class Spec:
     console_bytes: int = 1_000_000
     lifetime_seconds: int | None = None
     before_start: Callable[[Started], Awaitable[None]] | None = None
+    boot: Boot | None = None
+    disk_bytes: int | None = None
+    seed: Path | None = None
+    uuid: str | None = None
+    working_directory: PurePosixPath | None = None
+    graphics: bool = False
+    placement: Placement | None = None
 
     def __post_init__(self) -> None:
         if not MACHINE_ID.fullmatch(self.id):
@@ -230,7 +304,7 @@ def _plain(value: Any) -> Any:
         return sorted(value)
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, (Image, Mount, Tmpfs, Limits)):
+    if isinstance(value, (Image, Mount, Tmpfs, Limits, Boot, Placement, Nic)):
         return asdict(value)
     return str(value)
 
@@ -301,6 +375,10 @@ class Capabilities:
     scratch: bool = False
     devices: bool = False
     before_start: bool = False
+    boot: bool = False
+    disks: bool = False  # Spec.disk_bytes and Spec.seed
+    graphics: bool = False
+    placement: bool = False
     usage: bool = True
     architectures: frozenset[str] = frozenset()
     end_reasons: frozenset[EndReason] = frozenset()
@@ -400,6 +478,17 @@ class Logs(Protocol):
         """Yield the console from its kept beginning; with `follow` until the machine has ended."""
 
 
+@runtime_checkable
+class Console(Protocol):
+    """Optional: a terminal at a machine's console, for machines that have one beside their log."""
+
+    async def terminal(self, machine_id: str) -> Sequence[str]:
+        """The argument list of a host command that joins the caller's terminal to the console of a running machine.
+
+        Raises `Rejected` if the machine does not run.
+        """
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecResult:
     """What a command inside a machine left; output is cut at the limit that was asked for."""
@@ -437,6 +526,10 @@ def unmet(spec: Spec, can: Capabilities) -> list[str]:
         ("devices", can.devices or not spec.devices, "devices"),
         ("read_only_root", can.read_only_root or not spec.read_only_root, "a read-only root"),
         ("nested_containers", can.nested_containers or not spec.nested_containers, "nested containers"),
+        ("boot", can.boot or spec.boot is None, "a kernel of the caller's choice"),
+        ("disks", can.disks or (spec.disk_bytes is None and spec.seed is None), "disks of its own"),
+        ("graphics", can.graphics or not spec.graphics, "graphics"),
+        ("placement", can.placement or spec.placement is None, "placement on processors and memory"),
         ("before_start", can.before_start or spec.before_start is None, "a step before the payload starts"),
         (
             "user_namespace",

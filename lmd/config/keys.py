@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from lmd.config.models import MachineType, Policy, Settings, Table
 from lmd.config.rules import USER_DATA_FILE, USER_DATA_OPTION, nearest
 
@@ -26,6 +28,12 @@ _GUESSES = VAC | {
     "grace_seconds": "grace_secs",
     "image": "root_image",
     "memory": "mb_per_processor",
+    "root_device": "disk_gb_per_processor",
+    "scratch_device": "disk_gb_per_processor",
+    "scratch_gb": "disk_gb_per_processor",
+    "cmdline": "kernel_arguments",
+    "initrd": "initramfs",
+    "vnc": "graphics",
     "secrets": "secret_files",
     "vm_model": "machine_model",
     "timeout": "max_wallclock_seconds",
@@ -38,7 +46,12 @@ _GUESSES = VAC | {
 
 def names(model: type[Table]) -> tuple[str, ...]:
     """The plain keys of a table, without those that `PREFIXES` begins, in the order of the reference."""
-    return tuple(name for name in model.model_fields if name != "name" and name not in PREFIXES.values())
+    return tuple(key(name, model) for name in model.model_fields if name != "name" and name not in PREFIXES.values())
+
+
+def key(field: str, model: type[BaseModel]) -> str:
+    """How files write a field: its name, but for those that Python keeps for itself (`class`)."""
+    return model.model_fields[field].alias or field
 
 
 def written(path: tuple[str, ...]) -> tuple[str, ...]:

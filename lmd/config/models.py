@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 
-from lmd.config import rules
+from lmd.config import rules, virtual
 from lmd.config.problems import Problem
 from lmd.config.values import (
+    GB,
     Bytes,
     Count,
     DnsLabel,
@@ -21,10 +22,12 @@ from lmd.config.values import (
     InsidePath,
     Line,
     MiB,
+    Moment,
     OptionName,
     Processors,
     Rating,
     Seconds,
+    Share,
     Text,
 )
 from runtimes.contract import Limit, Network, UserNamespace
@@ -49,10 +52,36 @@ class Settings(Table):
     mb_per_processor: MiB = Field(
         2048, description="Memory for each processor of a machine; a hard limit that includes swap."
     )
+    disk_gb_per_processor: GB | None = Field(
+        None, description="Disk of a virtual machine for each processor; what for is said at the key of machinetypes."
+    )
     hs06_per_processor: Rating | None = Field(
         None,
         description="HS06 (or HEPscore23) rating of one processor of this host. Without it the keys hs06 and hs06_job"
         " are left out of the features.",
+    )
+    processors_per_superslot: Processors = Field(
+        1,
+        description="Processors that are made to come free together, for machinetypes that need several: the most that"
+        " one machine gets, unless its min_processors are more.",
+    )
+    overload_per_processor: Rating = Field(
+        1.5, description="Load for each processor (in use, and of the host) above which nothing is started."
+    )
+    share_unit: Literal["hs06", "processors"] = Field(
+        "hs06", description="What target shares are shares of. Without hs06_per_processor one processor counts 1."
+    )
+    accounting_window_seconds: Seconds = Field(
+        86400,
+        description="Time over which shares are met: what a machinetype has had less, it gets more of afterwards, up to"
+        " one and a half times its share. 0: only what runs now counts.",
+    )
+    max_starting_machines: Count | None = Field(
+        None, description="No more are started while so many are starting. Without it: no limit."
+    )
+    draining: StrictBool = Field(False, description="Whether this factory starts nothing more.")
+    shutdown_time: Moment | None = Field(
+        None, description="When all machines of this factory must be gone; they are told so at once."
     )
     console_bytes: Bytes = Field(
         1_000_000, ge=131_072, description="How much of a machine's console is kept: its beginning and its end."
@@ -106,20 +135,48 @@ class PodmanOptions(Table):
     uid_count: Count | None = Field(None, description="Length of that range; each machine takes 65536 of it.")
 
 
+class KvmOptions(Table):
+    """`[runtimes.kvm]`: how virtual machines run on this host."""
+
+    uri: Annotated[Line, AfterValidator(rules.libvirt_uri)] | None = Field(
+        None, description="The libvirt daemon to use. Without it: `qemu:///system`."
+    )
+    acceleration: Literal["auto", "kvm", "emulated"] = Field(
+        "auto",
+        description="`kvm`: with the processor's help, or not at all; `emulated`: without; `auto`: with it where a test"
+        " shows that it works.",
+    )
+
+
+OPTIONS: Mapping[str, type[Table]] = {"podman": PodmanOptions, "kvm": KvmOptions}
+"""The tables `[runtimes.NAME]` that are checked here; other runtimes check their own."""
+
+
 class MachineType(Table):
     """`[machinetypes.NAME]`: what a machine of this type is, gets and may do."""
 
     name: DnsLabel = Field(description="The NAME of the table: a-z, 0-9 and hyphen, at most 63 characters.")
-    machine_model: Annotated[Literal["container"], BeforeValidator(rules.machine_model)] = Field(
-        "container", description="What the machine is."
+    machine_model: Annotated[
+        Literal["container", "direct", "vm-raw", "cernvm3", "cernvm4"], BeforeValidator(rules.machine_model)
+    ] = Field(
+        "container",
+        description="What the machine is: `container`, a container image; `direct`, a virtual machine whose kernel is"
+        " loaded without a bootloader; `vm-raw`, a disk image with a bootloader of its own; `cernvm3` and `cernvm4`, a"
+        " boot ISO and an empty disk.",
     )
     runtime: Annotated[Line, AfterValidator(rules.runtime)] = Field(
         "auto", description="What runs it: `podman`, another runtime that is installed, or `auto`."
     )
+    isolation: Literal["container", "vm"] = Field(
+        default_factory=virtual.isolation,
+        description="How it is kept apart: `container`, or `vm`, a virtual machine that runs the same image with the"
+        " same environment. Without it: `vm` where the model or the runtime makes one, else `container`.",
+    )
     root_image: Annotated[Line, AfterValidator(rules.root_image)] = Field(
         description="Root file system: a reference (`docker://` before it is allowed), `oci-archive:FILE`,"
         " `docker-archive:FILE`, `oci:DIRECTORY` (an OCI image layout), or the path of an unpacked root directory or"
-        " of an archive. A path begins with `/`, `./` or `../`."
+        " of an archive. For virtual machines also the path of a disk image (qcow2 or raw) or of a boot ISO, and"
+        " `lmd:micro` for the initramfs alone. A path begins with `/`, `./` or `../`."
     )
     pull: Literal["missing", "always", "never"] = Field(
         "missing", description="When a reference is fetched from its registry."
@@ -156,12 +213,35 @@ class MachineType(Table):
         description="Files that only the machine's root may read: path in the machine = path on the host. The content"
         " appears in no log and no listing.",
     )
+    target_share: Share = Field(
+        0.0, description="Share of the space that a daemon gives to this type, beside those of the others; 0: none."
+    )
+    machinegroup: Line | None = Field(
+        None, description="Types with the same one share what a single type would get. Without it: its own."
+    )
+    interruptible: StrictBool = Field(
+        False,
+        description="Whether the machine may be told, grace_secs before, to end early, when another type needs its"
+        " processors. Such a type fills gaps.",
+    )
+    machine_class: Literal["normal", "idle"] = Field(
+        "normal",
+        alias="class",
+        description='`"idle"`: runs beside the others, above the processors of the factory, with the lowest weight,'
+        " on what they leave unused.",
+    )
     min_processors: Processors = Field(1, description="Fewest processors that the machine can work with.")
     max_processors: Processors = Field(
         default_factory=lambda data: data["min_processors"],
         description="Most processors that the machine can use.",
     )
     mb_per_processor: MiB = Field(2048, description="Memory for each processor.")
+    disk_gb_per_processor: GB | None = Field(
+        None,
+        description="Disk of a virtual machine for each processor: the root disk of cernvm3 and cernvm4 (40 GB without"
+        " it), a second, empty disk of vm-raw, and what is written to the root of other machines, which without it is"
+        " kept in memory.",
+    )
     pids: Count = Field(4096, description="Most processes and threads at a time.")
     open_files: Count | None = Field(None, description="Most open files a process. Without it: the runtime's choice.")
     console_bytes: Bytes = Field(1_000_000, ge=131_072, description="How much of the console is kept.")
@@ -225,6 +305,27 @@ class MachineType(Table):
     )
     tmp_binds: tuple[Annotated[InsidePath, AfterValidator(rules.free_path)], ...] = Field(
         (), description="Empty directories on the host's disk that go with the machine."
+    )
+
+    kernel: Annotated[Line, AfterValidator(rules.file_path)] | None = Field(
+        None,
+        description="Kernel of a virtual machine that boots without a bootloader. Without it: that of `lmd:micro`.",
+    )
+    initramfs: Annotated[Line, AfterValidator(rules.file_path)] | None = Field(
+        None, description="Its initramfs. Without it: that of `lmd:micro`, or none if there is a `kernel`."
+    )
+    kernel_arguments: Annotated[str, AfterValidator(rules.kernel_arguments)] = Field(
+        "", description="More arguments for the kernel, separated by spaces."
+    )
+    hugepages: StrictBool = Field(False, description="Whether a virtual machine's memory is made of huge pages.")
+    pinning: StrictBool = Field(
+        False, description="Whether each processor of a virtual machine is bound to one of the host's."
+    )
+    numa_node: Annotated[int, Field(ge=0, le=1023, strict=True)] | None = Field(
+        None, description="NUMA node of the host that a virtual machine's processors and memory are taken from."
+    )
+    graphics: StrictBool = Field(
+        False, description="Whether a virtual machine has a screen, shown by VNC on a Unix socket of its directory."
     )
 
     @model_validator(mode="after")

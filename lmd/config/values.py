@@ -5,6 +5,7 @@ Bare numbers have Vac's unit where Vac has the option; strings carry their own: 
 """
 
 import datetime
+import math
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -12,9 +13,11 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, StrictFloat, StrictInt, WithJsonSchema
 
 MEBIBYTE = 1024 * 1024
+GIGABYTE = 10**9
 LONGEST_TEXT = 65_536
 MOST_BYTES = 2**63 - 1
 MOST_SECONDS = 10**9
+MOST_MOMENT = 10**11
 
 _SIZE = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,9}))? ?([kMGT]|[KMGT]i)?B?")
 _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12} | {
@@ -47,6 +50,17 @@ def size(value: object, bare: int = 1) -> int:
     whole, fraction, unit = found.groups(default="")
     factor = _FACTORS[unit] if unit else bare
     return _bounded(int(whole) * factor + int(fraction or 0) * factor // 10 ** len(fraction))
+
+
+def moment(value: object) -> int:
+    """Unix seconds of a date-time with an offset, or of a whole number. Raises ValueError saying what is meant."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+        return math.floor(value.timestamp())
+    raise ValueError(
+        "expected a date-time with an offset, such as 2027-03-01T08:00:00+01:00, or Unix seconds, got " + shorten(value)
+    )
 
 
 def shorten(value: object) -> str:
@@ -104,14 +118,26 @@ def _mebibytes(value: Any) -> int:
     return size(value, bare=MEBIBYTE) // MEBIBYTE
 
 
+def _gigabytes(value: Any) -> int:
+    return size(value, bare=GIGABYTE) // GIGABYTE
+
+
 _SIZE_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{_SIZE.pattern}$"}]}
 
 Bytes = Annotated[int, BeforeValidator(size), Unit("bytes"), WithJsonSchema(_SIZE_SCHEMA)]
 MiB = Annotated[int, BeforeValidator(_mebibytes), Field(ge=1, le=2**26), Unit("MiB"), WithJsonSchema(_SIZE_SCHEMA)]
+GB = Annotated[int, BeforeValidator(_gigabytes), Field(ge=1, le=2**20), Unit("GB"), WithJsonSchema(_SIZE_SCHEMA)]
 Seconds = Annotated[StrictInt, Field(ge=0, le=MOST_SECONDS), Unit("seconds")]
 Count = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
 Processors = Annotated[StrictInt, Field(ge=1, le=65_536)]
 Rating = Annotated[StrictFloat, Field(ge=0.01, le=1e6, allow_inf_nan=False)]
+Share = Annotated[StrictFloat, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Moment = Annotated[
+    int,
+    BeforeValidator(moment),
+    Field(ge=0, le=MOST_MOMENT),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "format": "date-time"}]}),
+]
 Line = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(line)]
 Text = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(without_nul)]
 HostPath = Annotated[str, Field(max_length=4096), AfterValidator(host_path)]

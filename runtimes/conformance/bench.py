@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from runtimes.conformance.check import NotApplicable, Violation
 from runtimes.conformance.context import Context
 from runtimes.conformance.payloads import Payload
-from runtimes.contract import Capabilities, Image, Logs, Network, Runtime, RuntimeFault, Seen, Spec, State
+from runtimes.contract import Boot, Capabilities, Image, Logs, Network, Runtime, RuntimeFault, Seen, Spec, State
 
 T = TypeVar("T")
 OWNER = "run:conformance"
@@ -20,7 +20,7 @@ SPACE = "conformance.invalid"
 MACHINETYPE = "conformance"
 
 
-def plain_spec(machine_id: str, image: Image, payload: Payload) -> Spec:
+def plain_spec(machine_id: str, image: Image, payload: Payload, boot: Boot | None = None) -> Spec:
     """A spec without network or limits; the same in every process, so that its digest is too."""
     return Spec(
         id=machine_id,
@@ -31,6 +31,7 @@ def plain_spec(machine_id: str, image: Image, payload: Payload) -> Spec:
         entrypoint=payload.entrypoint,
         args=payload.args,
         network=Network.NONE,
+        boot=boot,
     )
 
 
@@ -80,7 +81,7 @@ class Bench:
     def spec(self, payload: Payload, **changes: Any) -> Spec:
         """A spec without network or limits for `payload` under a new id, with `changes` to its fields."""
         machine_id = changes.pop("id", None) or self.new_id()
-        return replace(plain_spec(machine_id, self.context.image, payload), **changes)
+        return replace(plain_spec(machine_id, self.context.image, payload, self.context.boot), **changes)
 
     def shell(self, script: str, **changes: Any) -> Spec:
         """A spec that runs `script`; `NotApplicable` where machines have no shell."""

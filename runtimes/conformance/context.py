@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from runtimes.conformance.payloads import Payloads, ShellPayloads
-from runtimes.contract import Image, ImageKind, Runtime, Settings
+from runtimes.contract import Boot, Image, ImageKind, Runtime, Settings
 
 
 class Foreign(Protocol):
@@ -37,7 +37,8 @@ class Context:
     `make` gives a new instance of the runtime each time: the suite takes several, as separate processes would.
     `settings`, if given, are those by which a child process makes `registry.load(name, settings)`.
     `directory` is empty and the suite's alone. `deadline` in seconds is for each check; what ought to come soon is
-    waited for a third of it. Hooks that are None make the checks that want them not applicable.
+    waited for a third of it. `boot` is what virtual machines start with. Hooks that are None make the
+    checks that want them not applicable.
     """
 
     make: Callable[[], Runtime]
@@ -45,12 +46,13 @@ class Context:
     payloads: Payloads
     directory: Path
     settings: Settings | None = None
+    boot: Boot | None = None
     missing_image: Image = field(
         default_factory=lambda: Image(
             kind=ImageKind.REFERENCE, location="localhost/lmd-no-such-image:none", pull="never"
         )
     )
-    deadline: float = 30.0
+    deadline: float = 60.0
     foreign: Foreign | None = None
     leftovers: Leftovers | None = None
     outages: Mapping[str, Outage] = field(default_factory=dict)

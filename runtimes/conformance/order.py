@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from runtimes.conformance.payloads import Payload
-from runtimes.contract import Image, ImageKind, Settings
+from runtimes.contract import Boot, Image, ImageKind, Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +16,7 @@ class Order:
     settings: Settings
     image: Image
     payload: Payload
+    boot: Boot | None = None
     keep: tuple[str, ...] = ()
     churn: tuple[str, ...] = ()
 
@@ -34,6 +35,14 @@ class Order:
             settings=Settings(**places, options=words["settings"]["options"]),
             image=Image(**(words["image"] | {"kind": ImageKind(words["image"]["kind"])})),
             payload=Payload(None if entrypoint is None else tuple(entrypoint), tuple(words["payload"]["args"])),
+            boot=_boot(words["boot"]),
             keep=tuple(words["keep"]),
             churn=tuple(words["churn"]),
         )
+
+
+def _boot(words: dict[str, str] | None) -> Boot | None:
+    if words is None:
+        return None
+    initramfs = Path(words["initramfs"]) if words["initramfs"] else None
+    return Boot(kernel=Path(words["kernel"]), initramfs=initramfs, command_line=words["command_line"])

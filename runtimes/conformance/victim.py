@@ -16,12 +16,12 @@ async def work(order: Order) -> None:
     """Follow an order until killed."""
     runtime = registry.load(order.runtime, order.settings)
     for machine_id in order.keep:
-        await runtime.create(plain_spec(machine_id, order.image, order.payload))
+        await runtime.create(plain_spec(machine_id, order.image, order.payload, order.boot))
     sys.stdout.write("kept\n")
     sys.stdout.flush()
     while order.churn:
         for machine_id in order.churn:
-            await runtime.create(plain_spec(machine_id, order.image, order.payload))
+            await runtime.create(plain_spec(machine_id, order.image, order.payload, order.boot))
             await runtime.destroy(machine_id)
     await asyncio.sleep(3600)
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 from runtimes import locks
 from runtimes.contract import (
+    CONTAINER_IMAGES,
     Capabilities,
     Conflict,
     ConsoleChunk,
@@ -20,7 +21,6 @@ from runtimes.contract import (
     Exhausted,
     Health,
     Image,
-    ImageKind,
     Limit,
     Network,
     Probe,
@@ -47,7 +47,7 @@ LEAST_MEMORY = 1_000_000
 LINUX_CAPABILITIES = frozenset({"CHOWN", "FOWNER", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID", "SYS_ADMIN"})
 CAPABILITIES = Capabilities(
     isolation="container",
-    images=frozenset(ImageKind),
+    images=CONTAINER_IMAGES,
     delivery=frozenset({Delivery.BIND}),
     limits=frozenset(Limit),
     networks=frozenset(Network),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from runtimes.contract import Capabilities, Delivery, EndReason, ImageKind, Limit, Network
+from runtimes.contract import CONTAINER_IMAGES, Capabilities, Delivery, EndReason, Limit, Network
 
 CONTROLLERS = {Limit.PROCESSORS: "cpu", Limit.MEMORY: "memory", Limit.PIDS: "pids"}
 """The control group controller that each limit needs."""
@@ -34,7 +34,7 @@ def capabilities(info: Mapping[str, Any], fuse_mode: int | None, tun: bool) -> C
         absent["fuse"] = "no /dev/fuse" if fuse_mode is None else "/dev/fuse is root's alone: chmod 666 /dev/fuse"
     return Capabilities(
         isolation="container",
-        images=frozenset(ImageKind),
+        images=CONTAINER_IMAGES,
         delivery=frozenset({Delivery.BIND}),
         limits=frozenset(limits | {Limit.OPEN_FILES}),
         networks=frozenset(Network) - ({Network.BRIDGE} if rootless and not tun else frozenset()),

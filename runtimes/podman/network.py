@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from runtimes.containers.engine import Engine
 from runtimes.contract import Network, Rejected
-from runtimes.podman.engine import Engine
 
 NAME = "lmd"
 LABEL = "lmd.network"

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtimes.contract import (
+    CONTAINER_IMAGES,
     MACHINE_ID,
+    Boot,
     Capabilities,
     Delivery,
     Image,
@@ -17,6 +19,7 @@ from runtimes.contract import (
     Limits,
     Mount,
     Network,
+    Placement,
     Spec,
     Tmpfs,
     UserNamespace,
@@ -51,6 +54,13 @@ OTHER = {
     "user": "1000",
     "console_bytes": 1,
     "lifetime_seconds": 1,
+    "boot": Boot(kernel=Path("/boot/vmlinuz")),
+    "disk_bytes": 1,
+    "seed": Path("/seed.iso"),
+    "uuid": "7f5d8e0c-3a40-4b53-9b5e-5a2f6c0f4c11",
+    "working_directory": PurePosixPath("/work"),
+    "graphics": True,
+    "placement": Placement(numa_node=1),
 }
 
 
@@ -85,6 +95,9 @@ def test_a_digest_changes_with_every_field(name: str) -> None:
         ("args", ("a", "b"), ("a b",)),
         ("args", None, ()),
         ("environment", {"A": "1", "B": "2"}, {"A": "2", "B": "1"}),
+        ("boot", Boot(kernel=Path("/k")), Boot(kernel=Path("/k"), initramfs=Path("/i"))),
+        ("boot", Boot(kernel=Path("/k")), Boot(kernel=Path("/k"), command_line="debug")),
+        ("placement", Placement(cpus=(1, 2)), Placement(cpus=(1,))),
         ("scratch", (PurePosixPath("/a"), PurePosixPath("/b")), (PurePosixPath("/a"),)),
     ],
 )
@@ -120,7 +133,7 @@ def test_what_is_no_dns_label_is_refused_by_name(bad: str) -> None:
 
 ABLE = Capabilities(
     isolation="container",
-    images=frozenset(ImageKind),
+    images=CONTAINER_IMAGES,
     delivery=frozenset(Delivery),
     limits=frozenset(Limit),
     networks=frozenset(Network),
@@ -130,6 +143,10 @@ ABLE = Capabilities(
     scratch=True,
     devices=True,
     before_start=True,
+    boot=True,
+    disks=True,
+    graphics=True,
+    placement=True,
     architectures=frozenset({"amd64"}),
 )
 
@@ -147,6 +164,11 @@ async def step(started: object) -> None:
         ({"devices": False}, {"devices": ("/dev/kvm",)}, "devices"),
         ({"read_only_root": False}, {"read_only_root": True}, "read-only root"),
         ({"nested_containers": False}, {"nested_containers": True}, "nested containers"),
+        ({"boot": False}, {"boot": Boot(kernel=Path("/vmlinuz"))}, "a kernel"),
+        ({"disks": False}, {"disk_bytes": 1}, "disks of its own"),
+        ({"disks": False}, {"seed": Path("/seed.iso")}, "disks of its own"),
+        ({"graphics": False}, {"graphics": True}, "graphics"),
+        ({"placement": False}, {"placement": Placement(cpus=(1,))}, "placement"),
         ({"before_start": False}, {"before_start": step}, "before the payload"),
         ({"user_namespace": False}, {"user_namespace": UserNamespace.REQUIRED}, "user namespace"),
         ({"architectures": frozenset()}, {"architecture": "amd64"}, "architecture amd64"),

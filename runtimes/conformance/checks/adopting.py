@@ -121,7 +121,7 @@ async def _explained(bench: Bench, ids: Sequence[str]) -> int:
     runtime = bench.instance()
     listed = [seen for seen in await runtime.machines() if seen.id in ids]
     for seen in listed:
-        spec = plain_spec(seen.id, bench.context.image, bench.payloads.sleep(60))
+        spec = plain_spec(seen.id, bench.context.image, bench.payloads.sleep(60), bench.context.boot)
         expect(seen.digest == spec.digest(), f"machine {seen.id} is stamped {seen.digest}, not {spec.digest()}")
         resumed = await runtime.create(spec)
         wanted = State.EXITED if seen.state is State.EXITED else State.RUNNING
@@ -148,6 +148,7 @@ async def _victim(bench: Bench, *, keep: Sequence[str] = (), churn: Sequence[str
         settings=settings,
         image=bench.context.image,
         payload=bench.payloads.sleep(60),
+        boot=bench.context.boot,
         keep=tuple(keep),
         churn=tuple(churn),
     )
