@@ -23,6 +23,7 @@ COMMANDS = {
     "undrain": ("lmd.cli.undrain", "Have the daemon start machines again."),
     "image": ("lmd.cli.image", "Build, pull, list and prune images to start from."),
     "config": ("lmd.cli.config", "Check, show and describe the configuration."),
+    "doctor": ("lmd.cli.doctor", "Say what works on this host, what does not, and what to type."),
     "conformance": ("lmd.cli.conformance", "Try out whether a runtime of this host keeps its contract."),
 }
 """Name to module and a line of help; the module's `app` holds one command, or a group of them."""

@@ -72,6 +72,7 @@ class Directory:
         self.secrets = path / "secrets"
         self.console = path / "console.log"
         self.spec = path / "spec.json"
+        self.resolv_conf = path / "resolv.conf"
 
     def make(self, machine: Mapping[str, str], job: Mapping[str, str]) -> None:
         """Create it with the features; what a crash left half-written is completed. Raises `DirectoryError`."""

@@ -4,12 +4,13 @@ and can be cut at any moment: the next observation finds what it left.
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
+from lmd.config.models import Config
 from lmd.environment import joboutputs
 from lmd.environment.console import Console
 from lmd.environment.directory import Directory, DirectoryError
@@ -19,7 +20,7 @@ from lmd.factory.ledger import Ledger
 from lmd.factory.rows import Clocks, Phase, Row
 from lmd.factory.warnings import Kind
 from lmd.factory.watched import Watched
-from lmd.machine import saved
+from lmd.machine import connection, saved
 from lmd.machine.prepare import CannotPrepare, finish, prepare
 from lmd.machine.spec import Plan
 from lmd.places import Places
@@ -57,8 +58,16 @@ class NotWritten(RuntimeFault):
 class Acts:
     """Acts on the machines of one factory."""
 
-    def __init__(self, ledger: Ledger, engines: Mapping[str, Watched], places: Places, clocks: Clocks) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        engines: Mapping[str, Watched],
+        places: Places,
+        clocks: Clocks,
+        config: Callable[[], Config],
+    ) -> None:
         self.ledger, self.engines, self.places, self.clocks = ledger, engines, places, clocks
+        self._config = config
 
     def directory(self, name: str) -> Directory:
         """Where a machine's files are, whether they are there or not."""
@@ -69,10 +78,11 @@ class Acts:
         engine, directory = self.engines[runtime], self.directory(plan.id)
         async with engine.creating:
             try:
+                plan = await connection.joined(plan, directory, self.places, self._config())
                 spec = await asyncio.to_thread(self._prepare, plan, directory, runtime)
                 if engine.probe and engine.probe.capabilities and (lacking := unmet(spec, engine.probe.capabilities)):
                     raise Rejected(f"{runtime} on this host lacks {'; '.join(lacking)}")
-            except (CannotPrepare, DirectoryError, Rejected) as error:
+            except (CannotPrepare, DirectoryError, Rejected, connection.NetworkFault) as error:
                 await self._never(plan.id, error)
                 return
             row = self.ledger.rows.get(plan.id)

@@ -99,7 +99,7 @@ class Factory:
         """Read what is known, begin to observe. Never fails for what the database holds, or for an engine."""
         content = await self.store.open()
         self.ledger = Ledger(self.store, content, self.clocks, self.host.log)
-        self.acts = Acts(self.ledger, self.engines, self.places, self.clocks)
+        self.acts = Acts(self.ledger, self.engines, self.places, self.clocks, lambda: self.config)
         self._opened, self._skew = self.clocks.boot(), self.clocks.wall() - self.clocks.boot()
         for row in await asyncio.to_thread(
             adopt.left_behind,

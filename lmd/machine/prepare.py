@@ -9,6 +9,7 @@ from lmd.config.models import MachineType
 from lmd.environment import features, user_data
 from lmd.environment.directory import Directory, DirectoryError, Record, process
 from lmd.environment.identity import boot_id
+from lmd.machine import connection
 from lmd.machine.conditions import CONDITIONS, conditions
 from lmd.machine.saved import normal, save
 from lmd.machine.spec import Plan, existing, spec, targets
@@ -44,8 +45,10 @@ def _write(plan: Plan, directory: Directory, runtime: str, host: str, version: s
     there = existing(root) if plan.image.kind is ImageKind.ROOT_DIRECTORY else {}
     places = targets(plan.image, there)
     if type_.user_data is not None:
-        content = _user_data(plan, type_, features.variables("file-url", places), host, version)
+        form = "http" if type_.features_form == "http" else "file-url"
+        content = _user_data(plan, type_, features.variables(form, places), host, version)
     secrets = [_secret(Path(source)) for source in type_.secret_files.values()]
+    key = _public_key(type_)
     made = normal(spec(plan, directory, places, [directory.secrets / str(number) for number in range(len(secrets))]))
     record = Record(
         id=plan.id,
@@ -74,6 +77,8 @@ def _write(plan: Plan, directory: Directory, runtime: str, host: str, version: s
         directory.put_user_data(content)
     for number, secret in enumerate(secrets):
         directory.put_secret(number, secret)
+    if plan.nic is not None:
+        connection.describe(plan, plan.nic, directory, content if type_.user_data is not None else None, key, host)
     if supervisor is None:
         save(made, directory)
     return made
@@ -104,6 +109,12 @@ def _user_data(plan: Plan, type_: MachineType, urls: dict[str, str], host: str, 
     if type_.runs_user_data and (why := user_data.runnable(content)):
         raise user_data.UserDataError(f"user_data {source} cannot be run: {why}")
     return content
+
+
+def _public_key(type_: MachineType) -> str:
+    return (
+        "" if type_.root_public_key is None else _secret(Path(type_.root_public_key)).decode(errors="replace").strip()
+    )
 
 
 def _secret(path: Path) -> bytes:
