@@ -118,6 +118,22 @@ class Policy(Table):
     nested_containers: StrictBool = Field(True, description="Whether a machinetype may ask for `nested_containers`.")
 
 
+class NetworkOptions(Table):
+    """`[network]`: the factory's own network, for machinetypes with `network = "lmd"`."""
+
+    ipv6: StrictBool = Field(
+        True, description="Whether machines have IPv6 too, by a unique local prefix and NAT of the host's."
+    )
+    libvirt: Literal["auto", "yes", "no"] = Field(
+        "auto",
+        description="Whether libvirt makes the network, with DHCP and names, as virtual machines need it; `auto`: where"
+        " libvirt answers.",
+    )
+    services: tuple[Annotated[str, AfterValidator(rules.service)], ...] = Field(
+        (), description='Services of this host that machines may use, such as `"tcp 3128"` for a Squid.'
+    )
+
+
 class PodmanOptions(Table):
     """`[runtimes.podman]`: how the Podman runtime works on this host."""
 
@@ -280,8 +296,17 @@ class MachineType(Table):
     heartbeat_seconds: Seconds = Field(
         0, description="Longest time between two heartbeats; 0: the file must exist, its age does not matter."
     )
-    features_form: Annotated[Literal["path", "file-url"], BeforeValidator(rules.features_form)] = Field(
-        "path", description="What $MACHINEFEATURES, $JOBFEATURES and $JOBOUTPUTS hold: a path or a file:// URL."
+    features_form: Literal["path", "file-url", "http"] = Field(
+        default_factory=virtual.features_form,
+        description="What $MACHINEFEATURES, $JOBFEATURES and $JOBOUTPUTS hold: a path, a file:// URL, or an http:// URL"
+        " of the metadata server, where outputs are PUT. Without it: `http` for virtual machines that start a system of"
+        " their own, else `path`.",
+    )
+    metadata_token_required: StrictBool = Field(
+        False, description="Whether the metadata is closed to requests without a session token (EC2's IMDSv2)."
+    )
+    root_public_key: Annotated[Line, AfterValidator(rules.file_path)] | None = Field(
+        None, description="File with the SSH public key that cloud-init lets in, as the metadata's public key."
     )
     outcome: Annotated[
         Mapping[Annotated[int, Field(ge=0, le=255)], Annotated[str, AfterValidator(rules.shutdown_message)]],
@@ -290,7 +315,12 @@ class MachineType(Table):
         default_factory=dict,
         description='Shutdown message for an exit code, for payloads that write none: `{ 75 = "300 no work" }`.',
     )
-    network: Network = Field(Network.BRIDGE, description="Network of the machine; `host` only if [policy] allows it.")
+    network: Network = Field(
+        default_factory=virtual.network,
+        description="Network of the machine: `lmd`, the factory's own, with a fixed address, metadata and no other"
+        " machine in reach; `bridge`, the runtime's; `host` only if [policy] allows it. Without it: `lmd` for virtual"
+        " machines that start a system of their own, else `bridge`.",
+    )
     user_namespace: UserNamespace = Field(
         UserNamespace.AUTO,
         description="`required`: not started without a range of user ids of its own; `auto`: one where the host can.",
@@ -360,3 +390,4 @@ class Config:
     machinetypes: Mapping[str, MachineType] = field(default_factory=dict)
     disabled: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
     origins: Mapping[tuple[str, ...], str] = field(default_factory=dict)
+    network: NetworkOptions = field(default_factory=NetworkOptions)
