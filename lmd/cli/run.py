@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lmd.cli.image_store import tell_of_budget
 from lmd.cli.speaking import awaited, duration, fail, print_json, size, tell
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ def run(
         show_features=show_features,
     )
     code, summary = awaited(_run(request, places, shell=shell, as_json=as_json))
+    if chosen.config.settings.image_budget is not None:
+        tell_of_budget(chosen.config, places, (summary.image_digest or "",))
     if as_json:
         print_json(summary.plain())
     else:

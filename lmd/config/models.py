@@ -86,6 +86,12 @@ class Settings(Table):
     shutdown_time: Moment | None = Field(
         None, description="When all machines of this factory must be gone; they are told so at once."
     )
+    image_budget: Bytes | None = Field(
+        None,
+        description="How much the images that lmd has built or brought into engines may take together. When it is more,"
+        " the least recently used are removed, but none that a machine or a configured machinetype needs. Without it"
+        " nothing is removed unasked.",
+    )
     console_bytes: Bytes = Field(
         1_000_000, ge=131_072, description="How much of a machine's console is kept: its beginning and its end."
     )
