@@ -9,6 +9,7 @@ from images import cache
 from images.built import BuiltImage
 from images.errors import ImageError
 from lmd import engines
+from lmd.config import virtual
 from lmd.config.models import Config
 from lmd.places import Places
 from runtimes import used
@@ -16,6 +17,8 @@ from runtimes.contract import Health, Image, Images, Runtime, RuntimeFault
 
 BUILT = "built"
 ASK_SECONDS = 60.0
+_KEEPERS = tuple(name for name in engines.AUTO if virtual.RUNTIMES.get(name) == virtual.CONTAINER)
+"""Runtimes that keep images of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +127,7 @@ async def pull(image: Image, runtime: str | None, config: Config, places: Places
     Raises `NoRuntime`, the contract's errors, and `TimeoutError` after `seconds`.
     """
     reasons = []
-    for name in (runtime,) if runtime else engines.AUTO:
+    for name in (runtime,) if runtime else _KEEPERS:
         async with asyncio.timeout(seconds), engines.opened(name, config, places) as made:
             probe = await made.probe()
             if probe.health is Health.HEALTHY and isinstance(made, Images):

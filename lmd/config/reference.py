@@ -8,7 +8,7 @@ from typing import Any
 from lmd.config.keys import PREFIXES, VAC
 from lmd.config.keys import key as written_as
 from lmd.config.load import INHERITED
-from lmd.config.models import MachineType, PodmanOptions, Policy, Settings, Table
+from lmd.config.models import OPTIONS, MachineType, NetworkOptions, Policy, Settings, Table
 from lmd.config.schema import table_schema
 from lmd.config.show import toml
 from lmd.config.values import Unit
@@ -18,10 +18,15 @@ END = "<!-- the keys: end -->"
 _TABLES: Mapping[str, type[Table]] = {
     "[settings]": Settings,
     "[policy]": Policy,
-    "[runtimes.podman]": PodmanOptions,
+    "[network]": NetworkOptions,
+    **{f"[runtimes.{name}]": model for name, model in OPTIONS.items()},
     "[machinetypes.NAME]": MachineType,
 }
-_DEFAULTS = {"max_processors": "min_processors", "min_wallclock_seconds": "max_wallclock_seconds"}
+_DEFAULTS = {
+    "isolation": "machine_model",
+    "max_processors": "min_processors",
+    "min_wallclock_seconds": "max_wallclock_seconds",
+}
 _TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, StrictFloat, StrictInt, WithJsonSchema
 
 MEBIBYTE = 1024 * 1024
+GIGABYTE = 10**9
 LONGEST_TEXT = 65_536
 MOST_BYTES = 2**63 - 1
 MOST_SECONDS = 10**9
@@ -117,10 +118,15 @@ def _mebibytes(value: Any) -> int:
     return size(value, bare=MEBIBYTE) // MEBIBYTE
 
 
+def _gigabytes(value: Any) -> int:
+    return size(value, bare=GIGABYTE) // GIGABYTE
+
+
 _SIZE_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{_SIZE.pattern}$"}]}
 
 Bytes = Annotated[int, BeforeValidator(size), Unit("bytes"), WithJsonSchema(_SIZE_SCHEMA)]
 MiB = Annotated[int, BeforeValidator(_mebibytes), Field(ge=1, le=2**26), Unit("MiB"), WithJsonSchema(_SIZE_SCHEMA)]
+GB = Annotated[int, BeforeValidator(_gigabytes), Field(ge=1, le=2**20), Unit("GB"), WithJsonSchema(_SIZE_SCHEMA)]
 Seconds = Annotated[StrictInt, Field(ge=0, le=MOST_SECONDS), Unit("seconds")]
 Count = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
 Processors = Annotated[StrictInt, Field(ge=1, le=65_536)]

@@ -72,6 +72,7 @@ TRAPS = (
     ),
     _trap(
         r"iptables.*(not found|executable file|no such file|failed|can't initialize)|netavark.*iptables|"
+        r"netavark: (no such file|permission denied)|"
         r"table .?nat.? .*(does not exist|not exist)",
         "addresses of machines cannot be translated",
         "apt-get install iptables (dnf install iptables-nft); modprobe iptable_nat",

@@ -66,6 +66,7 @@ class Directory:
         self.user_data = path / "user_data"
         self.secrets = path / "secrets"
         self.console = path / "console.log"
+        self.resolv_conf = path / "resolv.conf"
 
     def make(self, machine: Mapping[str, str], job: Mapping[str, str]) -> None:
         """Create it with the features; what a crash left half-written is completed. Raises `DirectoryError`."""

@@ -29,6 +29,7 @@ from lmd.environment.features import Allocation
 from lmd.environment.identity import RANDOM_BYTES, machine_id
 from lmd.environment.outcome import MESSAGE_FILE, MESSAGE_LIMIT, Decided, Outcome, judge
 from lmd.environment.trees import Refused
+from lmd.machine import connection
 from lmd.machine.prepare import CannotPrepare, finish, prepare
 from lmd.machine.rules import Terms
 from lmd.machine.spec import Plan
@@ -141,8 +142,9 @@ async def _run(
         plan = _plan(request, image)
         directory = Directory(places.machines / plan.id)
         try:
+            plan = await connection.joined(plan, directory, places, config)
             spec = await asyncio.to_thread(_prepared, plan, directory, runtime.name)
-        except CannotPrepare as error:
+        except (CannotPrepare, connection.NetworkFault) as error:
             raise CannotRun(str(error)) from error
         if probe.capabilities and (lacking := unmet(spec, probe.capabilities)):
             directory.remove()

@@ -8,6 +8,7 @@ from lmd.config.models import MachineType
 from lmd.environment import features, user_data
 from lmd.environment.directory import Directory, DirectoryError, Record, process
 from lmd.environment.identity import boot_id
+from lmd.machine import connection
 from lmd.machine.spec import Plan, existing, spec, targets
 from runtimes.contract import ImageKind, Spec
 
@@ -39,8 +40,10 @@ def _write(plan: Plan, directory: Directory, runtime: str, host: str, version: s
     there = existing(root) if plan.image.kind is ImageKind.ROOT_DIRECTORY else {}
     places = targets(plan.image, there)
     if type_.user_data is not None:
-        content = _user_data(plan, type_, features.variables("file-url", places), host, version)
+        form = "http" if type_.features_form == "http" else "file-url"
+        content = _user_data(plan, type_, features.variables(form, places), host, version)
     secrets = [_secret(Path(source)) for source in type_.secret_files.values()]
+    key = _public_key(type_)
     made = spec(plan, directory, places, [directory.secrets / str(number) for number in range(len(secrets))])
     record = Record(
         id=plan.id,
@@ -65,6 +68,8 @@ def _write(plan: Plan, directory: Directory, runtime: str, host: str, version: s
         directory.put_user_data(content)
     for number, secret in enumerate(secrets):
         directory.put_secret(number, secret)
+    if plan.nic is not None:
+        connection.describe(plan, plan.nic, directory, content if type_.user_data is not None else None, key, host)
     return made
 
 
@@ -93,6 +98,12 @@ def _user_data(plan: Plan, type_: MachineType, urls: dict[str, str], host: str, 
     if type_.runs_user_data and (why := user_data.runnable(content)):
         raise user_data.UserDataError(f"user_data {source} cannot be run: {why}")
     return content
+
+
+def _public_key(type_: MachineType) -> str:
+    return (
+        "" if type_.root_public_key is None else _secret(Path(type_.root_public_key)).decode(errors="replace").strip()
+    )
 
 
 def _secret(path: Path) -> bytes:

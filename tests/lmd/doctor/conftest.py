@@ -1,10 +1,14 @@
 """`lm doctor` on hosts made poor on purpose: each in namespaces of its own, so that this host stays as it is."""
 
+import contextlib
 import json
 import os
+import signal
+import socket
+import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,21 +17,35 @@ import pytest
 LM = ("-c", "from lmd.cli.main import main; main()")
 IN_A_USER_NAMESPACE = """
 import ctypes, os, sys
-tell, told = os.pipe(), os.pipe()
+(go, tell), (ready, say) = os.pipe(), os.pipe()
 child = os.fork()
 if child == 0:
+    os.close(tell)
     assert ctypes.CDLL(None, use_errno=True).unshare(0x10000000) == 0, ctypes.get_errno()
-    os.write(told[1], b"x"); os.read(tell[0], 1)
-    exec(sys.argv[1])
-    os.execvp(sys.argv[2], sys.argv[2:])
-os.read(told[0], 1)
+    os.write(say, b"x")
+    assert os.read(go, 1), "no ids were given"
+    with open(sys.argv[1], "w") as file:
+        file.write(sys.argv[2])
+    os.execvp(sys.argv[3], sys.argv[3:])
+os.read(ready, 1)
 for name in ("uid_map", "gid_map"):
     with open(f"/proc/{child}/{name}", "w") as file:
         file.write("0 0 4294967295")
-os.write(tell[1], b"x")
+os.write(tell, b"x")
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-"""Runs a command in a user namespace of its own, in which all users are what they are outside, after some Python."""
+"""Runs a command in a user namespace of its own, in which everybody is who they are outside, and of which a file below
+/proc/sys has been written before."""
+
+
+def _switched(file: str, value: int) -> tuple[str, ...]:
+    """A command that runs another where this switch of the kernel has this value."""
+    return sys.executable, "-c", IN_A_USER_NAMESPACE, file, str(value)
+
+
+def _poorer(script: str) -> tuple[str, ...]:
+    """A command that runs another after a script of root's, in a mount namespace of its own."""
+    return "unshare", "--mount", "--propagation=private", "sh", "-ec", f'{script}\nexec "$@"', "sh"
 
 
 @dataclass(frozen=True)
@@ -49,52 +67,70 @@ def _told(done: subprocess.CompletedProcess[str]) -> Told:
     return Told(done.returncode, json.loads(done.stdout)["findings"], done.stderr)
 
 
-@pytest.fixture(scope="session")
-def root_doctor(private_podman, short_tmp: Path) -> Iterator[Callable[..., Told]]:
-    """`lm doctor` as root on a Podman of the tests' own; `poorer` is a script that takes something away before, in a
-    mount namespace of its own, and `first` a command that runs it."""
-    with private_podman("doctor", "runc") as engine:
-        home = short_tmp / "doctor-home"
-        home.mkdir()
+@pytest.fixture
+def switched() -> Callable[[str, int], tuple[str, ...]]:
+    return _switched
+
+
+@pytest.fixture
+def poorer() -> Callable[[str], tuple[str, ...]]:
+    return _poorer
+
+
+class RootDoctor:
+    """`lm doctor` as root, on a Podman of the tests' own, run `through` a command that takes something away."""
+
+    def __init__(self, engine, home: Path) -> None:
+        self.engine, self.home = engine, home
         lines = [f"{key} = {json.dumps(value)}" for key, value in engine.options.items()]
-        usual = "\n".join(["[runtimes.podman]", *lines, ""])
+        self.usual = "\n".join(["[runtimes.podman]", *lines, ""])
         names = ("config", "state", "run", "cache")
-        environment = os.environ | {f"LMD_{name.upper()}_DIR": str(home / name) for name in names}
-        (home / "config").mkdir()
+        self.environment = os.environ | {f"LMD_{name.upper()}_DIR": str(home / name) for name in names}
+        (home / "config").mkdir(parents=True)
 
-        def run(
-            *words: str, poorer: str = "", first: tuple[str, ...] = (), config: str = usual, path: str = ""
-        ) -> Told:
-            (home / "config/lmd.toml").write_text(config)
-            enter = ["unshare", "--mount", "--propagation=private", "sh", "-ec", f'{poorer}\nexec "$@"', "sh"]
-            command = [*(enter if poorer else ()), *first, sys.executable, *LM, "doctor", "--json", *words]
-            done = subprocess.run(
-                command,
-                env=environment | ({"PATH": path} if path else {}),
-                cwd=home,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=50,
-                check=False,
-            )
-            return _told(done)
+    def __call__(self, *words: str, through: Sequence[str] = (), config: str = "", **environment: str) -> Told:
+        (self.home / "config/lmd.toml").write_text(config or self.usual)
+        done = subprocess.run(
+            [*through, sys.executable, *LM, "doctor", "--json", *words],
+            env=self.environment | environment,
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+        return _told(done)
 
-        yield run
+    def end_services(self) -> None:
+        """So that the next one starts where the next command runs."""
+        for path in (self.home / "run").glob("*.sock"):
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(str(path))
+                peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+                os.kill(struct.unpack("iII", peer)[0], signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def root_doctor(private_podman, short_tmp: Path) -> Iterator[RootDoctor]:
+    with private_podman("doctor", "runc") as engine:
+        made = RootDoctor(engine, short_tmp / "doctor-home")
+        yield made
+        made.end_services()
 
 
 @pytest.fixture
 def user_doctor(ordinary_user, request: pytest.FixtureRequest) -> Callable[..., Told]:
     """`lm doctor` as an ordinary user whose Podman has run nothing yet."""
-    home = ordinary_user.home / f"doctor{abs(hash(request.node.nodeid)):x}"
-    run = ordinary_user.directory / f"r{abs(hash(request.node.nodeid)) % 10**6}"
+    digits = f"{abs(hash(request.node.nodeid)) % 10**8:08x}"
+    home, run = ordinary_user.home / digits, ordinary_user.directory / digits
     for path in (home, run):
         path.mkdir(mode=0o700)
         os.chown(path, ordinary_user.uid, ordinary_user.uid)
-    set_ = ["env", f"HOME={home}", f"XDG_RUNTIME_DIR={run}"]
 
-    def doctor(*words: str, poorer: str = "", first: tuple[str, ...] = ()) -> Told:
-        command = [*first, *set_, str(ordinary_user.python), *LM, "doctor", "--json", *words]
-        return _told(ordinary_user.run(*command, poorer=poorer))
+    def doctor(*words: str, through: Sequence[str] = ()) -> Told:
+        environment = ["env", f"HOME={home}", f"XDG_RUNTIME_DIR={run}"]
+        command = [*environment, str(ordinary_user.python), *LM, "doctor", "--json", *words]
+        return _told(ordinary_user.run(*command, through=through))
 
     return doctor
