@@ -52,6 +52,8 @@ def create_body(spec: Spec, on: Ground) -> dict[str, Any]:
         body["Cmd"] = list(command)
     if spec.user:
         body["User"] = spec.user
+    if spec.working_directory:
+        body["WorkingDir"] = str(spec.working_directory)
     if spec.network is Network.BRIDGE:
         body["NetworkingConfig"] = {"EndpointsConfig": {network.NAME: {}}}
     return body
@@ -73,7 +75,7 @@ def _host_config(spec: Spec, on: Ground) -> dict[str, Any]:
         "CapDrop": ["ALL"],
         "CapAdd": sorted(spec.capabilities | ({"SETFCAP"} if spec.nested_containers else frozenset())),
         "SecurityOpt": ["no-new-privileges", *(_nested(on) if spec.nested_containers else ())],
-        "NetworkMode": network.NAME if spec.network is Network.BRIDGE else str(spec.network),
+        "NetworkMode": _network(spec.network),
         "ReadonlyRootfs": spec.read_only_root,
         "Mounts": [*(_bind(m) for m in spec.mounts), *_scratch(spec), *waiting.mounts(on.wait)],
         "Tmpfs": {
@@ -96,6 +98,12 @@ def _host_config(spec: Spec, on: Ground) -> dict[str, Any]:
         if on.fuse:
             config["Devices"].append(_device(FUSE))
     return config
+
+
+def _network(wanted: Network) -> str:
+    """For the factory's own network an empty namespace: the interface comes before the payload."""
+    modes = {Network.BRIDGE: network.NAME, Network.LMD: str(Network.NONE)}
+    return modes.get(wanted, str(wanted))
 
 
 def _nested(on: Ground) -> list[str]:

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runtimes.contract import Capabilities, Delivery, EndReason, ImageKind, Limit, Network
+from runtimes.contract import CONTAINER_IMAGES, Capabilities, Delivery, EndReason, ImageKind, Limit, Network
 
 FLAGS = {Limit.PROCESSORS: "CpuCfsQuota", Limit.MEMORY: "MemoryLimit", Limit.PIDS: "PidsLimit"}
 """What `info` says of each limit."""
+WAITING = "docker needs a static busybox to wait with: apt-get install busybox-static"
 OCI = frozenset({ImageKind.OCI_ARCHIVE, ImageKind.OCI_LAYOUT})
 
 
@@ -38,12 +39,13 @@ def capabilities(info: Mapping[str, Any], arch: str, beside: Beside) -> Capabili
     remapped = "userns" in security(info)
     fuse = beside.fuse_mode is not None and beside.fuse_mode & 0o006 == 0o006
     limits = {limit for limit, flag in FLAGS.items() if info.get(flag)}
+    lacking = ({Network.HOST} if remapped else set()) | (set() if beside.static_busybox else {Network.LMD})
     return Capabilities(
         isolation="container",
-        images=frozenset(ImageKind) - {ImageKind.ROOT_DIRECTORY} - (frozenset() if beside.skopeo else OCI),
+        images=CONTAINER_IMAGES - {ImageKind.ROOT_DIRECTORY} - (frozenset() if beside.skopeo else OCI),
         delivery=frozenset({Delivery.BIND}),
         limits=frozenset(limits | {Limit.OPEN_FILES}),
-        networks=frozenset(Network) - ({Network.HOST} if remapped else frozenset()),
+        networks=frozenset(Network) - lacking,
         user_namespace=False,
         nested_containers=remapped,
         fuse=fuse and remapped,
@@ -85,5 +87,6 @@ def _absent(
     elif not remapped:
         absent["fuse"] = "only within nested containers"
     if not beside.static_busybox:
-        absent["before_start"] = "docker needs a static busybox to wait with: apt-get install busybox-static"
+        absent["before_start"] = WAITING
+        absent["networks"] = "; ".join([*([absent["networks"]] if remapped else ()), f"for network lmd, {WAITING}"])
     return absent

@@ -12,9 +12,8 @@ from typing import Any
 from docker import auth
 from docker.utils import parse_repository_tag
 
-from runtimes import archives
+from runtimes import archive_digests, archives
 from runtimes.containers import streams
-from runtimes.containers.architecture import fitting
 from runtimes.containers.engine import ANSWER_LIMIT, Answer, Engine, decoded
 from runtimes.containers.names import LOADED, PULLED, given_back, ours, quoted, tag
 from runtimes.contract import Image, ImageKind, Rejected
@@ -31,7 +30,7 @@ Found = dict[str, Any]
 async def ensure(engine: Engine, image: Image, run_dir: Path, architecture: str) -> Found:
     """The image, which is now in the store, and is for `architecture`.
 
-    Raises `Rejected` if there is no such image, `Unavailable` if the engine did not answer.
+    Raises `Rejected` if there is no such image or it is damaged, `Unavailable` if the engine did not answer.
     """
     if image.kind is ImageKind.REFERENCE:
         wanted = image.location.removeprefix("docker://")
@@ -45,12 +44,14 @@ async def ensure(engine: Engine, image: Image, run_dir: Path, architecture: str)
             return await _pulled(engine, wanted, architecture)
     path = Path(image.location)
     described = await engine.run(archives.describe, image.kind, path)
-    fitting(str(path), described.architecture, {architecture})
+    if complaint := archives.foreign(str(path), described.architecture, frozenset({architecture})):
+        raise complaint
     if found := await _loaded(engine, described.image_id):
         return found
     async with held(run_dir / "locks", f"image {image.location}", seconds=PULL_SECONDS):
         if found := await _loaded(engine, described.image_id):
             return found
+        await engine.run(archive_digests.verify, image.kind, path)
         await _load(engine, image, described.image_id, run_dir)
     if found := await _loaded(engine, described.image_id):
         return found
@@ -59,8 +60,13 @@ async def ensure(engine: Engine, image: Image, run_dir: Path, architecture: str)
 
 async def _fitting(engine: Engine, name: str, architecture: str) -> Found | None:
     if found := await _inspect(engine, name):
-        fitting(name, str(found.get("Architecture", "")), {architecture})
+        _fit(name, found, architecture)
     return found
+
+
+def _fit(name: str, found: Found, architecture: str) -> None:
+    if complaint := archives.foreign(name, str(found.get("Architecture") or ""), frozenset({architecture})):
+        raise complaint
 
 
 async def _loaded(engine: Engine, image_id: str) -> Found | None:
@@ -77,7 +83,7 @@ async def _pulled(engine: Engine, wanted: str, architecture: str) -> Found:
         raise Rejected(f"image {wanted}: pulled, but docker does not know it")
     new = before is None or before["Id"] != found["Id"]
     try:
-        fitting(wanted, str(found.get("Architecture", "")), {architecture})
+        _fit(wanted, found, architecture)
         _, at, pinned = wanted.partition("@")
         if at and not any(str(name).endswith(f"@{pinned}") for name in found.get("RepoDigests") or ()):
             raise Rejected(f"image {wanted}: the registry gave another image, {found['Id']}")

@@ -45,6 +45,14 @@ def podman(oci_runtime: str):
     return ask
 
 
+def docker(*, remapped: bool):
+    def ask(request: pytest.FixtureRequest, directory: Path) -> Column:
+        with request.getfixturevalue("private_docker")(f"page-docker-{remapped}", remapped=remapped) as engine:
+            return probed("docker", engine.options, directory)
+
+    return ask
+
+
 def rootless(request: pytest.FixtureRequest, directory: Path) -> Column:
     """With the devices as udev makes them."""
     user, poorer = request.getfixturevalue("ordinary_user"), request.getfixturevalue("poorer")
@@ -60,6 +68,8 @@ ENGINES = {
     "Podman, crun": podman("crun"),
     "Podman, runc": podman("runc"),
     "Podman, rootless": rootless,
+    "Docker": docker(remapped=False),
+    "Docker, remapped": docker(remapped=True),
 }
 """The columns: a title, and how to ask a private engine of this kind."""
 
