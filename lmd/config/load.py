@@ -21,7 +21,14 @@ from lmd.config.rules import nearest
 from lmd.config.values import shorten
 from runtimes import registry
 
-INHERITED = ("mb_per_processor", "disk_gb_per_processor", "console_bytes", "joboutputs_bytes", "joboutputs_files")
+INHERITED = (
+    "mb_per_processor",
+    "disk_gb_per_processor",
+    "console_bytes",
+    "joboutputs_bytes",
+    "joboutputs_files",
+    "machines_dir_days",
+)
 """Keys of a machinetype whose default is the key of the same name in [settings]."""
 
 Model = TypeVar("Model", bound=Table)

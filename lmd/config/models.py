@@ -14,8 +14,10 @@ from lmd.config import rules, virtual
 from lmd.config.problems import Problem
 from lmd.config.values import (
     GB,
+    Budget,
     Bytes,
     Count,
+    Days,
     DnsLabel,
     DnsName,
     HostPath,
@@ -23,6 +25,7 @@ from lmd.config.values import (
     Line,
     MiB,
     Moment,
+    Notice,
     OptionName,
     Processors,
     Rating,
@@ -94,6 +97,20 @@ class Settings(Table):
     )
     joboutputs_bytes: Bytes = Field(1_000_000_000, ge=1, description="How much a machine may leave in $JOBOUTPUTS.")
     joboutputs_files: Count = Field(5000, description="How many files and directories it may leave there.")
+    factory_name: DnsName | None = Field(
+        None, description="Name of this factory in its space. Without it: the host's name."
+    )
+    total_processors: Budget | None = Field(
+        None,
+        description="Processors that the daemon's machines may use: a number; or the absolute path of a file, or a"
+        " list with a command and its arguments, whose first word is the number, read again every few seconds."
+        " Without it: all of the host.",
+    )
+    machines_dir_days: Days = Field(3.0, description="How long the directory of an ended machine is kept, in days.")
+    history_days: Days = Field(30.0, description="How long the database keeps ended machines and events, in days.")
+    history_bytes: Bytes = Field(
+        200_000_000, ge=1_000_000, description="How large the database may grow; the oldest history goes first."
+    )
     user_data_options: UserDataOptions = Field(
         default_factory=dict,
         description="Value that replaces `##user_data_option_NAME##` in the user_data of every machinetype.",
@@ -290,6 +307,12 @@ class MachineType(Table):
     grace_secs: Seconds = Field(
         1800, description="Notice between an earlier shutdown time and the end; grace_secs of the features."
     )
+    notice: Notice = Field(
+        "sigterm",
+        description="How a machine learns of an earlier end, beside its features: `features` (they alone), `sigterm`"
+        " (at once), or a list with a command that is run in it. By force at the end of its grace, whichever it is.",
+    )
+    machines_dir_days: Days = Field(3.0, description="How long its directory is kept when it has ended, in days.")
     heartbeat_file: Annotated[str, AfterValidator(rules.file_name)] | None = Field(
         None, description="Name of the file in $JOBOUTPUTS that a healthy machine writes again and again."
     )
@@ -320,6 +343,11 @@ class MachineType(Table):
         description="Network of the machine: `lmd`, the factory's own, with a fixed address, metadata and no other"
         " machine in reach; `bridge`, the runtime's; `host` only if [policy] allows it. Without it: `lmd` for virtual"
         " machines that start a system of their own, else `bridge`.",
+    )
+    contextualisation: Literal["metadata", "seed"] = Field(
+        default_factory=virtual.contextualisation,
+        description="Where a virtual machine that starts a system of its own finds user_data: the metadata server, or a"
+        " NoCloud CD. Without it: `metadata` in the network `lmd`, else `seed`.",
     )
     user_namespace: UserNamespace = Field(
         UserNamespace.AUTO,
@@ -372,7 +400,8 @@ class MachineType(Table):
     @property
     def runs_user_data(self) -> bool:
         """Whether /user_data is the machine's command."""
-        return self.user_data is not None and self.entrypoint is None
+        own_system = self.machine_model in virtual.SELF_STARTING
+        return self.user_data is not None and self.entrypoint is None and not own_system
 
 
 @dataclass(frozen=True, slots=True)
