@@ -1,6 +1,7 @@
 # Every target does its own set-up: Debian packages (as root), a virtual environment, the package in it.
 SHELL := /bin/bash
 VENV := .venv
+WORKERS ?= 3# test modules at a time; most of a test's time is an engine's
 PYTHON ?= $(shell for p in /usr/bin/python3 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && { echo $$p; break; }; done)
 
@@ -32,7 +33,7 @@ demo: $(VENV)/ready
 
 test: $(VENV)/tools
 	@packaging/debian-packages test
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadscope
 
 check: $(VENV)/tools
 	$(VENV)/bin/ruff format --check .

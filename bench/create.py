@@ -20,11 +20,11 @@ import time
 from pathlib import Path
 
 from images.archive import ImageConfig, write_oci_archive
+from runtimes.containers.host import greatest
 from runtimes.contract import Image, ImageKind, Limits, Network, Settings, Spec
 from runtimes.idranges import IdRange
 from runtimes.podman import Podman, network
 from runtimes.podman.body import create_body
-from runtimes.podman.host import greatest
 
 FIRST = 1_879_048_192
 

@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from lmd.config import virtual
 from lmd.config.models import Config, MachineType
 from lmd.places import Places
 from runtimes import registry
 from runtimes.contract import Health, Probe, Runtime, RuntimeFault, Seen, Settings
 
-AUTO = ("podman",)
-"""What `runtime = "auto"` tries, in this order."""
+AUTO = ("podman", "kvm")
+"""What `runtime = "auto"` tries, in this order, of those that make what the type's isolation says."""
 
 PROBE_SECONDS = 60.0
 LIST_SECONDS = 30.0
@@ -54,16 +55,25 @@ async def opened(name: str, config: Config, places: Places) -> AsyncIterator[Run
 async def chosen(machinetype: MachineType, config: Config, places: Places) -> AsyncIterator[tuple[Runtime, Probe]]:
     """The runtime that the type names, or the first of `AUTO` that is healthy. Raises `NoRuntime` with each one's
     reason."""
-    names = AUTO if machinetype.runtime == "auto" else (machinetype.runtime,)
+    names = _fitting(machinetype) if machinetype.runtime == "auto" else (machinetype.runtime,)
     reasons = []
     for name in names:
         async with opened(name, config, places) as runtime:
             found = await _probe(runtime)
-            if found.health is Health.HEALTHY:
+            can = found.capabilities
+            if found.health is Health.HEALTHY and can and can.isolation != machinetype.isolation:
+                reasons.append(f'{name} makes machines of isolation "{can.isolation}", not "{machinetype.isolation}"')
+            elif found.health is Health.HEALTHY:
                 yield runtime, found
                 return
-            reasons.append(f"{name} is {found.health}: {found.reason}" + (f" ({found.remedy})" if found.remedy else ""))
+            else:
+                remedy = f" ({found.remedy})" if found.remedy else ""
+                reasons.append(f"{name} is {found.health}: {found.reason}{remedy}")
     raise NoRuntime(f"machinetype {machinetype.name}: " + "; ".join(reasons))
+
+
+def _fitting(machinetype: MachineType) -> tuple[str, ...]:
+    return tuple(name for name in AUTO if virtual.RUNTIMES.get(name) == machinetype.isolation)
 
 
 async def _probe(runtime: Runtime) -> Probe:

@@ -72,6 +72,7 @@ class Network(StrEnum):
     BRIDGE = "bridge"
     HOST = "host"
     NONE = "none"
+    LMD = "lmd"  # the factory's own: a fixed address, metadata, no other machine in reach; needs `Spec.nic`
 
 
 class ImageKind(StrEnum):
@@ -178,6 +179,29 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Nic:
+    """A machine's place in the factory's own network (`Network.LMD`).
+
+    `port` is the name that the host's end of the connection must have, in `bridge`: the rules against spoofing go by
+    it. `network` is libvirt's name of the network, "" where libvirt has no part in it. A container runtime makes an
+    empty network namespace and puts the interface into it before the payload starts (`runtimes.containers.nic`); a
+    hypervisor connects `port` itself. IPv6 is "" on a host without it.
+    """
+
+    address: str
+    prefix: int
+    gateway: str
+    address6: str = ""
+    prefix6: int = 64
+    gateway6: str = ""
+    mac: str
+    port: str
+    bridge: str
+    mtu: int = 1500
+    network: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Boot:
     """A kernel that the hypervisor starts by itself, in seconds and without a bootloader (virtual machines only).
 
@@ -241,6 +265,7 @@ class Spec:
     limits: Limits = Limits()
     required_limits: frozenset[Limit] = frozenset(Limit)
     network: Network = Network.BRIDGE
+    nic: Nic | None = None
     read_only_root: bool = False
     user_namespace: UserNamespace = UserNamespace.AUTO
     nested_containers: bool = False
@@ -285,7 +310,7 @@ def _plain(value: Any) -> Any:
         return sorted(value)
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, (Image, Mount, Tmpfs, Limits, Boot, Placement)):
+    if isinstance(value, (Image, Mount, Tmpfs, Limits, Boot, Placement, Nic)):
         return asdict(value)
     return str(value)
 
@@ -503,6 +528,7 @@ def unmet(spec: Spec, can: Capabilities) -> list[str]:
     asked = [
         ("images", spec.image.kind in can.images, f"image kind {spec.image.kind}"),
         ("networks", spec.network in can.networks, f"network {spec.network}"),
+        ("nic", spec.network is not Network.LMD or spec.nic is not None, "a place in the network lmd"),
         ("scratch", can.scratch or not spec.scratch, "scratch directories"),
         ("devices", can.devices or not spec.devices, "devices"),
         ("read_only_root", can.read_only_root or not spec.read_only_root, "a read-only root"),

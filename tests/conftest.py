@@ -12,8 +12,9 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -113,17 +114,19 @@ class OrdinaryUser:
             lines.append(f"umount {unified}")  # crun refuses hybrid control groups in use on both sides
         return "\n".join([*lines, ""])
 
-    def command(self, *words: str) -> list[str]:
-        """The argument list by which root runs `words` as this user."""
+    def command(self, *words: str, through: Sequence[str] = ()) -> list[str]:
+        """The argument list by which root runs `words` as this user; `through`: a command of root's that runs them."""
         of = f"/proc/{self._holder.pid}/ns"
-        enter = ["nsenter", f"--mount={of}/mnt", f"--pid={of}/pid_for_children"]
+        enter = ["nsenter", f"--mount={of}/mnt", f"--pid={of}/pid_for_children", "--", *through]
         become = ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups"]
-        return [*enter, "--", *become, "env", "-i", *(f"{k}={v}" for k, v in self.environment.items()), *words]
+        return [*enter, *become, "env", "-i", *(f"{k}={v}" for k, v in self.environment.items()), *words]
 
-    def run(self, *words: str, seconds: float = 50, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, seconds: float = 50, stdin: str = "", through: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
         """Run `words` in the user's home."""
         return subprocess.run(
-            self.command("sh", "-c", 'cd && exec "$@"', "sh", *words),
+            self.command("sh", "-c", 'cd && exec "$@"', "sh", *words, through=through),
             input=stdin,
             capture_output=True,
             text=True,
@@ -368,11 +371,17 @@ def private_podman(short_tmp: Path) -> Callable[[str, str], AbstractContextManag
     return made
 
 
+@pytest.fixture(scope="session")
+def podmans(private_podman) -> Iterator[Callable[[str], PrivatePodman]]:
+    """One Podman an OCI runtime, started when first asked for and kept: tests of different modules alternate."""
+    with ExitStack() as stack:
+        yield cache(lambda name: stack.enter_context(private_podman(name, name)))
+
+
 @pytest.fixture(scope="session", params=["crun", "runc"])
-def podman(request: pytest.FixtureRequest, private_podman) -> Iterator[PrivatePodman]:
+def podman(request: pytest.FixtureRequest, podmans: Callable[[str], PrivatePodman]) -> PrivatePodman:
     """Podman on each OCI runtime in turn."""
-    with private_podman(request.param, request.param) as engine:
-        yield engine
+    return podmans(request.param)
 
 
 @pytest.fixture(scope="session")

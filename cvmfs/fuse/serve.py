@@ -11,10 +11,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
+from cvmfs.activity import MessageKeeper
 from cvmfs.errors import BadConfiguration, CvmfsError
 from cvmfs.fuse.inodes import Node, node_key
 from cvmfs.fuse.loop import Loop, pyfuse3
-from cvmfs.fuse.operations import Operations
+from cvmfs.fuse.operations import Operations, shown_by
 from cvmfs.repository import Repository
 from cvmfs.settings import Settings
 from cvmfs.tree import Located
@@ -46,7 +47,7 @@ def serve(
     sys.setswitchinterval(_SWITCH_SECONDS)
     loop = Loop(_THREADS)
     pyfuse3.trio = loop  # type: ignore[attr-defined]  # as pyfuse3.asyncio.enable does
-    operations = Operations(repository, loop, kernel_timeout=settings.kernel_timeout, owner=settings.owner)
+    operations = Operations(repository, loop, shown_by(settings))
     try:
         pyfuse3.init(operations, where, set(options))
     except RuntimeError as error:  # libfuse has said on standard error what it was
@@ -54,6 +55,7 @@ def serve(
     refresher = Refresher(repository, settings, operations, loop)
     try:
         ready()
+        log.addHandler(MessageKeeper(repository.activity))
         with _signals(loop, refresher):
             threading.Thread(target=refresher.run, daemon=True, name="cvmfs-refresh").start()
             if with_process is not None:
@@ -99,8 +101,11 @@ class Refresher:
 
     def run(self) -> None:
         """Go on until the process ends."""
+        activity = self._repository.activity
         while True:
-            self.wake.wait(self._pause())
+            pause = self._pause()
+            activity.expires = None if pause is None else activity.clock() + pause
+            self.wake.wait(pause)
             self.wake.clear()
             try:
                 if self._repository.refresh():

@@ -17,8 +17,13 @@ COMMANDS = {
     "stop": ("lmd.cli.stop", "Ask a machine to end, wait, then end it."),
     "destroy": ("lmd.cli.destroy", "End a machine at once and remove all that is left of it."),
     "outputs": ("lmd.cli.outputs", "List or copy what a machine left in its joboutputs."),
+    "why": ("lmd.cli.why", "Say why the daemon starts no more machines of each type."),
+    "warnings": ("lmd.cli.warnings", "List what the daemon warns of; acknowledge it."),
+    "drain": ("lmd.cli.drain", "Have the daemon start nothing more; wait until all has ended."),
+    "undrain": ("lmd.cli.undrain", "Have the daemon start machines again."),
     "image": ("lmd.cli.image", "Build, pull, list and prune images to start from."),
     "config": ("lmd.cli.config", "Check, show and describe the configuration."),
+    "doctor": ("lmd.cli.doctor", "Say what works on this host, what does not, and what to type."),
     "conformance": ("lmd.cli.conformance", "Try out whether a runtime of this host keeps its contract."),
 }
 """Name to module and a line of help; the module's `app` holds one command, or a group of them."""

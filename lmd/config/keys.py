@@ -3,11 +3,18 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lmd.config.models import MachineType, Policy, Settings, Table
+from pydantic import BaseModel
+
+from lmd.config.models import MachineType, NetworkOptions, Policy, Settings, Table
 from lmd.config.rules import USER_DATA_FILE, USER_DATA_OPTION, nearest
 
-TABLES: Mapping[str, type[Table]] = {"settings": Settings, "policy": Policy, "machinetypes.NAME": MachineType}
-TOP = ("settings", "policy", "runtimes", "machinetypes")
+TABLES: Mapping[str, type[Table]] = {
+    "settings": Settings,
+    "policy": Policy,
+    "network": NetworkOptions,
+    "machinetypes.NAME": MachineType,
+}
+TOP = ("settings", "policy", "network", "runtimes", "machinetypes")
 PREFIXES = {USER_DATA_OPTION: "user_data_options", USER_DATA_FILE: "user_data_files"}
 """Vac's keys that carry a name of their own, and the field that collects them."""
 
@@ -26,6 +33,12 @@ _GUESSES = VAC | {
     "grace_seconds": "grace_secs",
     "image": "root_image",
     "memory": "mb_per_processor",
+    "root_device": "disk_gb_per_processor",
+    "scratch_device": "disk_gb_per_processor",
+    "scratch_gb": "disk_gb_per_processor",
+    "cmdline": "kernel_arguments",
+    "initrd": "initramfs",
+    "vnc": "graphics",
     "secrets": "secret_files",
     "vm_model": "machine_model",
     "timeout": "max_wallclock_seconds",
@@ -38,7 +51,12 @@ _GUESSES = VAC | {
 
 def names(model: type[Table]) -> tuple[str, ...]:
     """The plain keys of a table, without those that `PREFIXES` begins, in the order of the reference."""
-    return tuple(name for name in model.model_fields if name != "name" and name not in PREFIXES.values())
+    return tuple(key(name, model) for name in model.model_fields if name != "name" and name not in PREFIXES.values())
+
+
+def key(field: str, model: type[BaseModel]) -> str:
+    """How files write a field: its name, but for those that Python keeps for itself (`class`)."""
+    return model.model_fields[field].alias or field
 
 
 def written(path: tuple[str, ...]) -> tuple[str, ...]:

@@ -10,17 +10,25 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from lmd.config import layers as sources
+from lmd.config.clashes import Clashes
 from lmd.config.files import check_files
 from lmd.config.keys import TOP, collect, written
 from lmd.config.layers import Layer
-from lmd.config.models import Config, MachineType, PodmanOptions, Policy, Settings, Table
+from lmd.config.models import OPTIONS, Config, MachineType, NetworkOptions, Policy, Settings, Table
 from lmd.config.policy import violations
 from lmd.config.problems import ConfigError, Problem, translate
-from lmd.config.rules import Clashes, nearest
+from lmd.config.rules import nearest
 from lmd.config.values import shorten
 from runtimes import registry
 
-INHERITED = ("mb_per_processor", "console_bytes", "joboutputs_bytes", "joboutputs_files")
+INHERITED = (
+    "mb_per_processor",
+    "disk_gb_per_processor",
+    "console_bytes",
+    "joboutputs_bytes",
+    "joboutputs_files",
+    "machines_dir_days",
+)
 """Keys of a machinetype whose default is the key of the same name in [settings]."""
 
 Model = TypeVar("Model", bound=Table)
@@ -90,6 +98,7 @@ class _Check:
                 self._wrong((name,), f"unknown table{nearest(name, TOP)}")
         settings = self._table(merged, "settings", Settings)
         policy = self._table(merged, "policy", Policy)
+        network = self._table(merged, "network", NetworkOptions)
         runtimes = self._runtimes(self._tables(merged, "runtimes"))
         machinetypes: dict[str, MachineType] = {}
         disabled: dict[str, tuple[Problem, ...]] = {}
@@ -99,7 +108,7 @@ class _Check:
                 machinetypes[name] = made
             else:
                 disabled[name] = tuple(self._problem(("machinetypes", name, *path), text) for path, text in found)
-        return Config(settings, policy, runtimes, machinetypes, disabled, self.origins)
+        return Config(settings, policy, runtimes, machinetypes, disabled, self.origins, network)
 
     def _problem(self, key: tuple[str, ...], text: str) -> Problem:
         return Problem(sources.origin(self.origins, key), key, text)
@@ -131,7 +140,8 @@ class _Check:
                     f"no runtime of this name{nearest(name, known)} (known: {', '.join(sorted(known))})",
                 )
                 continue
-            made, found = _podman(table) if name == "podman" else _other_runtime(table)
+            model = OPTIONS.get(name)
+            made, found = _options(table, model) if model is not None else _other_runtime(table)
             if made:
                 options[name] = made
             for path, text in found:
@@ -139,8 +149,8 @@ class _Check:
         return options
 
 
-def _podman(table: Any) -> tuple[dict[str, str], list[Finding]]:
-    made, found = validated(table, PodmanOptions)
+def _options(table: Any, model: type[Table]) -> tuple[dict[str, str], list[Finding]]:
+    made, found = validated(table, model)
     values = made.model_dump(exclude_none=True) if made is not None else {}
     return {key: str(value) for key, value in values.items()}, found
 

@@ -10,21 +10,27 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 
-from lmd.config import rules
+from lmd.config import rules, virtual
 from lmd.config.problems import Problem
 from lmd.config.values import (
+    GB,
+    Budget,
     Bytes,
     Count,
+    Days,
     DnsLabel,
     DnsName,
     HostPath,
     InsidePath,
     Line,
     MiB,
+    Moment,
+    Notice,
     OptionName,
     Processors,
     Rating,
     Seconds,
+    Share,
     Text,
 )
 from runtimes.contract import Limit, Network, UserNamespace
@@ -49,16 +55,62 @@ class Settings(Table):
     mb_per_processor: MiB = Field(
         2048, description="Memory for each processor of a machine; a hard limit that includes swap."
     )
+    disk_gb_per_processor: GB | None = Field(
+        None, description="Disk of a virtual machine for each processor; what for is said at the key of machinetypes."
+    )
     hs06_per_processor: Rating | None = Field(
         None,
         description="HS06 (or HEPscore23) rating of one processor of this host. Without it the keys hs06 and hs06_job"
         " are left out of the features.",
+    )
+    processors_per_superslot: Processors = Field(
+        1,
+        description="Processors that are made to come free together, for machinetypes that need several: the most that"
+        " one machine gets, unless its min_processors are more.",
+    )
+    overload_per_processor: Rating = Field(
+        1.5, description="Load for each processor (in use, and of the host) above which nothing is started."
+    )
+    share_unit: Literal["hs06", "processors"] = Field(
+        "hs06", description="What target shares are shares of. Without hs06_per_processor one processor counts 1."
+    )
+    accounting_window_seconds: Seconds = Field(
+        86400,
+        description="Time over which shares are met: what a machinetype has had less, it gets more of afterwards, up to"
+        " one and a half times its share. 0: only what runs now counts.",
+    )
+    max_starting_machines: Count | None = Field(
+        None, description="No more are started while so many are starting. Without it: no limit."
+    )
+    draining: StrictBool = Field(False, description="Whether this factory starts nothing more.")
+    shutdown_time: Moment | None = Field(
+        None, description="When all machines of this factory must be gone; they are told so at once."
+    )
+    image_budget: Bytes | None = Field(
+        None,
+        description="How much the images that lmd has built or brought into engines may take together. When it is more,"
+        " the least recently used are removed, but none that a machine or a configured machinetype needs. Without it"
+        " nothing is removed unasked.",
     )
     console_bytes: Bytes = Field(
         1_000_000, ge=131_072, description="How much of a machine's console is kept: its beginning and its end."
     )
     joboutputs_bytes: Bytes = Field(1_000_000_000, ge=1, description="How much a machine may leave in $JOBOUTPUTS.")
     joboutputs_files: Count = Field(5000, description="How many files and directories it may leave there.")
+    factory_name: DnsName | None = Field(
+        None, description="Name of this factory in its space. Without it: the host's name."
+    )
+    total_processors: Budget | None = Field(
+        None,
+        description="Processors that the daemon's machines may use: a number; or the absolute path of a file, or a"
+        " list with a command and its arguments, whose first word is the number, read again every few seconds."
+        " Without it: all of the host.",
+    )
+    machines_dir_days: Days = Field(3.0, description="How long the directory of an ended machine is kept, in days.")
+    history_days: Days = Field(30.0, description="How long the database keeps ended machines and events, in days.")
+    history_bytes: Bytes = Field(
+        200_000_000, ge=1_000_000, description="How large the database may grow; the oldest history goes first."
+    )
     user_data_options: UserDataOptions = Field(
         default_factory=dict,
         description="Value that replaces `##user_data_option_NAME##` in the user_data of every machinetype.",
@@ -81,6 +133,22 @@ class Policy(Table):
     devices: tuple[Device, ...] = Field((), description="Device files of the host that a machinetype may use.")
     host_network: StrictBool = Field(False, description='Whether a machinetype may use `network = "host"`.')
     nested_containers: StrictBool = Field(True, description="Whether a machinetype may ask for `nested_containers`.")
+
+
+class NetworkOptions(Table):
+    """`[network]`: the factory's own network, for machinetypes with `network = "lmd"`."""
+
+    ipv6: StrictBool = Field(
+        True, description="Whether machines have IPv6 too, by a unique local prefix and NAT of the host's."
+    )
+    libvirt: Literal["auto", "yes", "no"] = Field(
+        "auto",
+        description="Whether libvirt makes the network, with DHCP and names, as virtual machines need it; `auto`: where"
+        " libvirt answers.",
+    )
+    services: tuple[Annotated[str, AfterValidator(rules.service)], ...] = Field(
+        (), description='Services of this host that machines may use, such as `"tcp 3128"` for a Squid.'
+    )
 
 
 class PodmanOptions(Table):
@@ -106,20 +174,48 @@ class PodmanOptions(Table):
     uid_count: Count | None = Field(None, description="Length of that range; each machine takes 65536 of it.")
 
 
+class KvmOptions(Table):
+    """`[runtimes.kvm]`: how virtual machines run on this host."""
+
+    uri: Annotated[Line, AfterValidator(rules.libvirt_uri)] | None = Field(
+        None, description="The libvirt daemon to use. Without it: `qemu:///system`."
+    )
+    acceleration: Literal["auto", "kvm", "emulated"] = Field(
+        "auto",
+        description="`kvm`: with the processor's help, or not at all; `emulated`: without; `auto`: with it where a test"
+        " shows that it works.",
+    )
+
+
+OPTIONS: Mapping[str, type[Table]] = {"podman": PodmanOptions, "kvm": KvmOptions}
+"""The tables `[runtimes.NAME]` that are checked here; other runtimes check their own."""
+
+
 class MachineType(Table):
     """`[machinetypes.NAME]`: what a machine of this type is, gets and may do."""
 
     name: DnsLabel = Field(description="The NAME of the table: a-z, 0-9 and hyphen, at most 63 characters.")
-    machine_model: Annotated[Literal["container"], BeforeValidator(rules.machine_model)] = Field(
-        "container", description="What the machine is."
+    machine_model: Annotated[
+        Literal["container", "direct", "vm-raw", "cernvm3", "cernvm4"], BeforeValidator(rules.machine_model)
+    ] = Field(
+        "container",
+        description="What the machine is: `container`, a container image; `direct`, a virtual machine whose kernel is"
+        " loaded without a bootloader; `vm-raw`, a disk image with a bootloader of its own; `cernvm3` and `cernvm4`, a"
+        " boot ISO and an empty disk.",
     )
     runtime: Annotated[Line, AfterValidator(rules.runtime)] = Field(
         "auto", description="What runs it: `podman`, another runtime that is installed, or `auto`."
     )
+    isolation: Literal["container", "vm"] = Field(
+        default_factory=virtual.isolation,
+        description="How it is kept apart: `container`, or `vm`, a virtual machine that runs the same image with the"
+        " same environment. Without it: `vm` where the model or the runtime makes one, else `container`.",
+    )
     root_image: Annotated[Line, AfterValidator(rules.root_image)] = Field(
         description="Root file system: a reference (`docker://` before it is allowed), `oci-archive:FILE`,"
         " `docker-archive:FILE`, `oci:DIRECTORY` (an OCI image layout), or the path of an unpacked root directory or"
-        " of an archive. A path begins with `/`, `./` or `../`."
+        " of an archive. For virtual machines also the path of a disk image (qcow2 or raw) or of a boot ISO, and"
+        " `lmd:micro` for the initramfs alone. A path begins with `/`, `./` or `../`."
     )
     pull: Literal["missing", "always", "never"] = Field(
         "missing", description="When a reference is fetched from its registry."
@@ -156,12 +252,35 @@ class MachineType(Table):
         description="Files that only the machine's root may read: path in the machine = path on the host. The content"
         " appears in no log and no listing.",
     )
+    target_share: Share = Field(
+        0.0, description="Share of the space that a daemon gives to this type, beside those of the others; 0: none."
+    )
+    machinegroup: Line | None = Field(
+        None, description="Types with the same one share what a single type would get. Without it: its own."
+    )
+    interruptible: StrictBool = Field(
+        False,
+        description="Whether the machine may be told, grace_secs before, to end early, when another type needs its"
+        " processors. Such a type fills gaps.",
+    )
+    machine_class: Literal["normal", "idle"] = Field(
+        "normal",
+        alias="class",
+        description='`"idle"`: runs beside the others, above the processors of the factory, with the lowest weight,'
+        " on what they leave unused.",
+    )
     min_processors: Processors = Field(1, description="Fewest processors that the machine can work with.")
     max_processors: Processors = Field(
         default_factory=lambda data: data["min_processors"],
         description="Most processors that the machine can use.",
     )
     mb_per_processor: MiB = Field(2048, description="Memory for each processor.")
+    disk_gb_per_processor: GB | None = Field(
+        None,
+        description="Disk of a virtual machine for each processor: the root disk of cernvm3 and cernvm4 (40 GB without"
+        " it), a second, empty disk of vm-raw, and what is written to the root of other machines, which without it is"
+        " kept in memory.",
+    )
     pids: Count = Field(4096, description="Most processes and threads at a time.")
     open_files: Count | None = Field(None, description="Most open files a process. Without it: the runtime's choice.")
     console_bytes: Bytes = Field(1_000_000, ge=131_072, description="How much of the console is kept.")
@@ -188,14 +307,29 @@ class MachineType(Table):
     grace_secs: Seconds = Field(
         1800, description="Notice between an earlier shutdown time and the end; grace_secs of the features."
     )
+    notice: Notice = Field(
+        "sigterm",
+        description="How a machine learns of an earlier end, beside its features: `features` (they alone), `sigterm`"
+        " (at once), or a list with a command that is run in it. By force at the end of its grace, whichever it is.",
+    )
+    machines_dir_days: Days = Field(3.0, description="How long its directory is kept when it has ended, in days.")
     heartbeat_file: Annotated[str, AfterValidator(rules.file_name)] | None = Field(
         None, description="Name of the file in $JOBOUTPUTS that a healthy machine writes again and again."
     )
     heartbeat_seconds: Seconds = Field(
         0, description="Longest time between two heartbeats; 0: the file must exist, its age does not matter."
     )
-    features_form: Annotated[Literal["path", "file-url"], BeforeValidator(rules.features_form)] = Field(
-        "path", description="What $MACHINEFEATURES, $JOBFEATURES and $JOBOUTPUTS hold: a path or a file:// URL."
+    features_form: Literal["path", "file-url", "http"] = Field(
+        default_factory=virtual.features_form,
+        description="What $MACHINEFEATURES, $JOBFEATURES and $JOBOUTPUTS hold: a path, a file:// URL, or an http:// URL"
+        " of the metadata server, where outputs are PUT. Without it: `http` for virtual machines that start a system of"
+        " their own, else `path`.",
+    )
+    metadata_token_required: StrictBool = Field(
+        False, description="Whether the metadata is closed to requests without a session token (EC2's IMDSv2)."
+    )
+    root_public_key: Annotated[Line, AfterValidator(rules.file_path)] | None = Field(
+        None, description="File with the SSH public key that cloud-init lets in, as the metadata's public key."
     )
     outcome: Annotated[
         Mapping[Annotated[int, Field(ge=0, le=255)], Annotated[str, AfterValidator(rules.shutdown_message)]],
@@ -204,7 +338,12 @@ class MachineType(Table):
         default_factory=dict,
         description='Shutdown message for an exit code, for payloads that write none: `{ 75 = "300 no work" }`.',
     )
-    network: Network = Field(Network.BRIDGE, description="Network of the machine; `host` only if [policy] allows it.")
+    network: Network = Field(
+        default_factory=virtual.network,
+        description="Network of the machine: `lmd`, the factory's own, with a fixed address, metadata and no other"
+        " machine in reach; `bridge`, the runtime's; `host` only if [policy] allows it. Without it: `lmd` for virtual"
+        " machines that start a system of their own, else `bridge`.",
+    )
     user_namespace: UserNamespace = Field(
         UserNamespace.AUTO,
         description="`required`: not started without a range of user ids of its own; `auto`: one where the host can.",
@@ -225,6 +364,27 @@ class MachineType(Table):
     )
     tmp_binds: tuple[Annotated[InsidePath, AfterValidator(rules.free_path)], ...] = Field(
         (), description="Empty directories on the host's disk that go with the machine."
+    )
+
+    kernel: Annotated[Line, AfterValidator(rules.file_path)] | None = Field(
+        None,
+        description="Kernel of a virtual machine that boots without a bootloader. Without it: that of `lmd:micro`.",
+    )
+    initramfs: Annotated[Line, AfterValidator(rules.file_path)] | None = Field(
+        None, description="Its initramfs. Without it: that of `lmd:micro`, or none if there is a `kernel`."
+    )
+    kernel_arguments: Annotated[str, AfterValidator(rules.kernel_arguments)] = Field(
+        "", description="More arguments for the kernel, separated by spaces."
+    )
+    hugepages: StrictBool = Field(False, description="Whether a virtual machine's memory is made of huge pages.")
+    pinning: StrictBool = Field(
+        False, description="Whether each processor of a virtual machine is bound to one of the host's."
+    )
+    numa_node: Annotated[int, Field(ge=0, le=1023, strict=True)] | None = Field(
+        None, description="NUMA node of the host that a virtual machine's processors and memory are taken from."
+    )
+    graphics: StrictBool = Field(
+        False, description="Whether a virtual machine has a screen, shown by VNC on a Unix socket of its directory."
     )
 
     @model_validator(mode="after")
@@ -253,3 +413,4 @@ class Config:
     machinetypes: Mapping[str, MachineType] = field(default_factory=dict)
     disabled: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
     origins: Mapping[tuple[str, ...], str] = field(default_factory=dict)
+    network: NetworkOptions = field(default_factory=NetworkOptions)

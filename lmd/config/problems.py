@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lmd.config.rules import Clashes
+from lmd.config.clashes import Clashes
 from lmd.config.values import shorten
 
 _BARE = re.compile(r"[A-Za-z0-9_-]{1,100}")

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from lmd.config.keys import PREFIXES, VAC
+from lmd.config.keys import key as written_as
 from lmd.config.load import INHERITED
-from lmd.config.models import MachineType, PodmanOptions, Policy, Settings, Table
+from lmd.config.models import OPTIONS, MachineType, NetworkOptions, Policy, Settings, Table
 from lmd.config.schema import table_schema
 from lmd.config.show import toml
 from lmd.config.values import Unit
@@ -17,10 +18,15 @@ END = "<!-- the keys: end -->"
 _TABLES: Mapping[str, type[Table]] = {
     "[settings]": Settings,
     "[policy]": Policy,
-    "[runtimes.podman]": PodmanOptions,
+    "[network]": NetworkOptions,
+    **{f"[runtimes.{name}]": model for name, model in OPTIONS.items()},
     "[machinetypes.NAME]": MachineType,
 }
-_DEFAULTS = {"max_processors": "min_processors", "min_wallclock_seconds": "max_wallclock_seconds"}
+_DEFAULTS = {
+    "isolation": "machine_model",
+    "max_processors": "min_processors",
+    "min_wallclock_seconds": "max_wallclock_seconds",
+}
 _TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
 
 
@@ -48,7 +54,8 @@ def _section(name: str, model: type[Table]) -> Iterator[str]:
         if field in collected:
             key, kind, default = f"{collected[field]}NAME", "text", ""
         elif field != "name":
-            key, kind, default = field, _kind(field, model, schema["properties"][field]), _default(field, model)
+            key = written_as(field, model)
+            kind, default = _kind(field, model, schema["properties"][key]), _default(field, model)
         else:
             continue
         yield f"| `{key}` | {kind} | {default} | {_meaning(field, model)} |"
@@ -73,6 +80,8 @@ def _kind(field: str, model: type[Table], schema: Mapping[str, Any]) -> str:
 def _words(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         return " or ".join(f'`"{choice}"`' for choice in schema["enum"])
+    if any(kind.get("format") == "date-time" for kind in schema.get("anyOf", ())):
+        return "date-time with an offset, or Unix seconds"
     if "anyOf" in schema:
         kinds = [_words(kind) for kind in schema["anyOf"]]
         return "size" if kinds == ["whole number", "text"] else ", or ".join(kinds)

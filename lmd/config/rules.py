@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from lmd.config import virtual
+from lmd.config.clashes import Clash, Clashes
 from lmd.config.values import line, shorten
 from runtimes import registry
 from runtimes.contract import ImageKind, Limit
@@ -12,15 +14,16 @@ from runtimes.contract import ImageKind, Limit
 if TYPE_CHECKING:
     from lmd.config.models import MachineType
 
-Clash = tuple[tuple[str, ...], str]
-"""Keys as the file has them, and what is wrong with the first of them beside the others."""
-
+MICRO = "lmd:micro"
+"""The kit for machines without a bootloader; as a root_image, its initramfs alone."""
 USER_DATA_OPTION = "user_data_option_"
 USER_DATA_FILE = "user_data_file_"
 USER = r"^([a-z_][a-z0-9_-]{0,31}|[0-9]{1,10})(:([a-z_][a-z0-9_-]{0,31}|[0-9]{1,10}))?$"
 OWN_VARIABLES = frozenset({"MACHINEFEATURES", "JOBFEATURES", "JOBOUTPUTS"})
 OWN_PREFIX = "LM_"
 OWN_PATHS = ("/etc/machinefeatures", "/etc/jobfeatures", "/var/spool/joboutputs", "/user_data")
+OWN_KERNEL_ARGUMENTS = frozenset({"init", "rdinit"})
+LONGEST_KERNEL_ARGUMENTS = 1500
 KERNEL_PATHS = ("/proc", "/sys", "/dev")
 _CAPABILITIES = (
     "AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE DAC_READ_SEARCH"
@@ -39,14 +42,6 @@ _KINDS = {
     "docker-archive:": ImageKind.DOCKER_ARCHIVE,
     "oci:": ImageKind.OCI_LAYOUT,
 }
-
-
-class Clashes(ValueError):
-    """Keys of one table that cannot stand together."""
-
-    def __init__(self, found: list[Clash]) -> None:
-        super().__init__("; ".join(f"{keys[0]}: {text}" for keys, text in found))
-        self.found = found
 
 
 def nearest(name: object, names: Iterable[str]) -> str:
@@ -93,6 +88,29 @@ def podman_socket(value: str) -> str:
     return value
 
 
+def libvirt_uri(value: str) -> str:
+    """A URI of libvirt's QEMU driver; else raises ValueError."""
+    if not re.fullmatch(r"qemu(\+unix)?://[^/\s]*/(system|session|embed)(\?\S*)?", value):
+        raise ValueError(f"expected a URI such as qemu:///system, got {shorten(value)}")
+    return value
+
+
+def file_path(value: str) -> str:
+    """A path of the host, which the loader has made absolute."""
+    return value
+
+
+def kernel_arguments(value: str) -> str:
+    """Words for the kernel's command line; else raises ValueError. What decides how the machine starts is ours."""
+    line(value)
+    if len(value) > LONGEST_KERNEL_ARGUMENTS or not value.isascii():
+        raise ValueError(f"expected at most {LONGEST_KERNEL_ARGUMENTS} ASCII characters")
+    for word in value.split():
+        if word.partition("=")[0] in OWN_KERNEL_ARGUMENTS or word.startswith("lmd."):
+            raise ValueError(f"{shorten(word)} is set by lmd; leave it out")
+    return value
+
+
 def runtime(value: str) -> str:
     """`auto` or a runtime that is known here; else raises ValueError that lists those."""
     known = ["auto", *sorted(registry.locations())]
@@ -102,16 +120,17 @@ def runtime(value: str) -> str:
 
 
 def machine_model(value: Any) -> Any:
-    """`container`; else raises ValueError that says what is available."""
-    if value != "container":
-        raise ValueError(f"{shorten(value)} is not available, available is container")
+    """Passes all but the models of Vac that have another name here, for which it raises ValueError."""
+    if value in ("docker", "singularity"):
+        raise ValueError(f'expected "container", got {shorten(value)}; which engine runs it is said by runtime')
     return value
 
 
-def features_form(value: Any) -> Any:
-    """Passes all but `http`, for which it raises ValueError with the reason."""
-    if value == "http":
-        raise ValueError('"http" needs the metadata server, which is not available yet; use "path" or "file-url"')
+def service(value: str) -> str:
+    """A service of the host, as `tcp 3128`; else raises ValueError."""
+    found = re.fullmatch(r"(?:tcp|udp) ([0-9]{1,5})", value)
+    if not found or not 1 <= int(found[1]) <= 65535:
+        raise ValueError(f'expected a protocol and a port, as in "tcp 3128", got {shorten(value)}')
     return value
 
 
@@ -202,8 +221,11 @@ def together(clashes: Iterable[Clash]) -> None:
 def combination(machinetype: "MachineType") -> Iterator[Clash]:
     """The keys of a machinetype that cannot stand together."""
     yield from _lives(machinetype)
+    yield from virtual.connection(machinetype)
     yield from _commands(machinetype)
     yield from _places(machinetype)
+    kind, location = split_image(machinetype.root_image)
+    yield from virtual.combination(machinetype, kind is not None and location != MICRO)
     yield from patterns(machinetype.user_data_options, machinetype.user_data_files)
 
 

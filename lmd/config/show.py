@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 from lmd.config.keys import PREFIXES
+from lmd.config.keys import key as written_as
 from lmd.config.load import INHERITED
 from lmd.config.models import Config, Table
 from lmd.config.problems import dotted
@@ -28,6 +29,7 @@ def values(config: Config) -> Iterator[Value]:
     """Every key of the configuration in the order of the reference; disabled machinetypes are left out."""
     yield from _of_table(config, ("settings",), config.settings)
     yield from _of_table(config, ("policy",), config.policy)
+    yield from _of_table(config, ("network",), config.network)
     for name, options in config.runtimes.items():
         table = ("runtimes", name)
         for key, text in options.items():
@@ -46,7 +48,8 @@ def _of_table(config: Config, table: tuple[str, ...], model: Table) -> Iterator[
                 key = collected[field] + name
                 yield Value(table, key, text, _source(config, table, key))
         elif field != "name":
-            yield Value(table, field, _plain(value), _source(config, table, field))
+            key = written_as(field, type(model))
+            yield Value(table, key, _plain(value), _source(config, table, key))
 
 
 def _source(config: Config, table: tuple[str, ...], key: str) -> str:
@@ -95,7 +98,7 @@ def as_toml(config: Config, *, origin: bool = False) -> str:
             lines += ["", f"[{dotted(table)}]"]
         lines.append(_line(entry, origin))
     for name, found in config.disabled.items():
-        lines += ["", f"# machinetype {dotted((name,))} is disabled:", *(f"#   {problem}" for problem in found)]
+        lines += ["", f"# machinetype {_key(name)} is disabled:", *(f"#   {problem}" for problem in found)]
     return "\n".join(lines[1:]) + "\n"
 
 

@@ -5,16 +5,20 @@ Bare numbers have Vac's unit where Vac has the option; strings carry their own: 
 """
 
 import datetime
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, StrictFloat, StrictInt, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, StrictFloat, StrictInt, WithJsonSchema
 
 MEBIBYTE = 1024 * 1024
+GIGABYTE = 10**9
 LONGEST_TEXT = 65_536
 MOST_BYTES = 2**63 - 1
 MOST_SECONDS = 10**9
+MOST_MOMENT = 10**11
 
 _SIZE = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,9}))? ?([kMGT]|[KMGT]i)?B?")
 _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12} | {
@@ -47,6 +51,17 @@ def size(value: object, bare: int = 1) -> int:
     whole, fraction, unit = found.groups(default="")
     factor = _FACTORS[unit] if unit else bare
     return _bounded(int(whole) * factor + int(fraction or 0) * factor // 10 ** len(fraction))
+
+
+def moment(value: object) -> int:
+    """Unix seconds of a date-time with an offset, or of a whole number. Raises ValueError saying what is meant."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+        return math.floor(value.timestamp())
+    raise ValueError(
+        "expected a date-time with an offset, such as 2027-03-01T08:00:00+01:00, or Unix seconds, got " + shorten(value)
+    )
 
 
 def shorten(value: object) -> str:
@@ -94,6 +109,33 @@ def inside_path(value: str) -> str:
     return path
 
 
+def budget(value: object) -> int | str | tuple[str, ...]:
+    """A number of processors, the path of a file or a command that says it; else raises ValueError."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 65_536:
+        return value
+    if isinstance(value, str) and value.startswith("/") and len(value) <= 4096:
+        return line(value)
+    if isinstance(value, (list, tuple)) and _is_command(value) and value[0].startswith("/"):
+        return tuple(value)
+    raise ValueError(
+        f"expected a number of 0 to 65536, the absolute path of a file, or a list of a command's absolute path and its"
+        f" arguments, got {shorten(value)}"
+    )
+
+
+def notice(value: object) -> str | tuple[str, ...]:
+    """`features`, `sigterm` or a command as a list of words; else raises ValueError."""
+    if value in ("features", "sigterm"):
+        return str(value)
+    if isinstance(value, (list, tuple)) and _is_command(value):
+        return tuple(value)
+    raise ValueError(f'expected "features", "sigterm" or a list with a command and its arguments, got {shorten(value)}')
+
+
+def _is_command(words: Sequence[object]) -> bool:
+    return 0 < len(words) <= 1000 and all(isinstance(word, str) and word and "\0" not in word for word in words)
+
+
 def _bounded(number: int) -> int:
     if not 0 <= number <= MOST_BYTES:
         raise ValueError("expected a size between 0 and 2^63-1 bytes")
@@ -104,14 +146,38 @@ def _mebibytes(value: Any) -> int:
     return size(value, bare=MEBIBYTE) // MEBIBYTE
 
 
+def _gigabytes(value: Any) -> int:
+    return size(value, bare=GIGABYTE) // GIGABYTE
+
+
 _SIZE_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{_SIZE.pattern}$"}]}
 
 Bytes = Annotated[int, BeforeValidator(size), Unit("bytes"), WithJsonSchema(_SIZE_SCHEMA)]
 MiB = Annotated[int, BeforeValidator(_mebibytes), Field(ge=1, le=2**26), Unit("MiB"), WithJsonSchema(_SIZE_SCHEMA)]
+GB = Annotated[int, BeforeValidator(_gigabytes), Field(ge=1, le=2**20), Unit("GB"), WithJsonSchema(_SIZE_SCHEMA)]
 Seconds = Annotated[StrictInt, Field(ge=0, le=MOST_SECONDS), Unit("seconds")]
+Days = Annotated[StrictFloat, Field(ge=0, le=10_000, allow_inf_nan=False)]
 Count = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
 Processors = Annotated[StrictInt, Field(ge=1, le=65_536)]
 Rating = Annotated[StrictFloat, Field(ge=0.01, le=1e6, allow_inf_nan=False)]
+_WORDS = {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1}
+Budget = Annotated[
+    int | str | tuple[str, ...],
+    PlainValidator(budget),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^/"}, _WORDS]}),
+]
+Notice = Annotated[
+    str | tuple[str, ...],
+    PlainValidator(notice),
+    WithJsonSchema({"anyOf": [{"type": "string", "enum": ["features", "sigterm"]}, _WORDS]}),
+]
+Share = Annotated[StrictFloat, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Moment = Annotated[
+    int,
+    BeforeValidator(moment),
+    Field(ge=0, le=MOST_MOMENT),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "format": "date-time"}]}),
+]
 Line = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(line)]
 Text = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(without_nul)]
 HostPath = Annotated[str, Field(max_length=4096), AfterValidator(host_path)]

@@ -34,11 +34,11 @@ async def inspected(runtime: str, config: Config, places: Places, machine_id: st
     """
     if runtime != "podman":
         return None
-    from runtimes.podman.engine import Engine
+    from runtimes.podman.engine import PodmanEngine
     from runtimes.podman.service import find
 
     settings = engines.settings(runtime, config, places)
-    engine = Engine(await find(settings.run_dir, settings.options), workers=1)
+    engine = PodmanEngine(await find(settings.run_dir, settings.options), workers=1)
     try:
         answer = await engine.call("GET", f"/containers/{machine_id}/json")
     finally:

@@ -52,7 +52,7 @@ class Context:
             kind=ImageKind.REFERENCE, location="localhost/lmd-no-such-image:none", pull="never"
         )
     )
-    deadline: float = 30.0
+    deadline: float = 60.0
     foreign: Foreign | None = None
     leftovers: Leftovers | None = None
     outages: Mapping[str, Outage] = field(default_factory=dict)

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.conformance.context import ContainerContext, Outage
+from runtimes.containers.engine import Answer
+from runtimes.containers.host import greatest
+from runtimes.containers.stamp import volume_name
 from runtimes.contract import Image, Runtime, Settings
 from runtimes.podman import Podman
-from runtimes.podman.body import volume_name
-from runtimes.podman.engine import Answer, Engine
-from runtimes.podman.host import greatest
+from runtimes.podman.engine import PodmanEngine
 from runtimes.podman.service import find
 
 
 async def _ask(settings: Settings, method: str, path: str, **request: Any) -> Answer:
-    engine = Engine(await find(settings.run_dir, settings.options), workers=1)
+    engine = PodmanEngine(await find(settings.run_dir, settings.options), workers=1)
     try:
         return await engine.call(method, path, **request)
     finally:

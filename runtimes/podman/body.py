@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from runtimes.containers.stamp import labels, volume_name
 from runtimes.contract import Mount, Spec
 from runtimes.idranges import IdRange
 
-LABEL = "lmd."
 PERIOD = 100_000
 FUSE = "/dev/fuse"
 ROOT_DIRECTORY_TMPFS = ("/tmp", "/run", "/var/tmp")  # noqa: S108  the machine's, not the host's
@@ -13,25 +13,6 @@ SCRATCH_TMPFS_BYTES = 64_000_000
 FILE_PER_BYTE = 16
 """Bytes of log file for each byte of console that is kept: conmon writes a time before each line."""
 CONSOLE_LEAST = 32_000_000
-
-
-def labels(spec: Spec, ids: IdRange | None) -> dict[str, str]:
-    """The stamp that makes a container ours."""
-    return {
-        f"{LABEL}id": spec.id,
-        f"{LABEL}owner": spec.owner,
-        f"{LABEL}space": spec.space,
-        f"{LABEL}machinetype": spec.machinetype,
-        f"{LABEL}digest": spec.digest(),
-        f"{LABEL}uid": str(ids.first if ids else 0),
-        f"{LABEL}scratch": str(len(spec.scratch)),
-        f"{LABEL}console": str(spec.console_bytes),
-    }
-
-
-def volume_name(machine_id: str, number: int) -> str:
-    """The engine's volume that holds a machine's scratch directory `number`."""
-    return f"lmd-{machine_id}-{number}"
 
 
 def create_body(
@@ -45,7 +26,7 @@ def create_body(
     body: dict[str, Any] = {
         "name": spec.id,
         "hostname": spec.id,
-        "labels": labels(spec, ids),
+        "labels": labels(spec, ids.first if ids else 0),
         "env": dict(spec.environment),
         "cap_drop": ["ALL"],
         "cap_add": sorted(spec.capabilities | ({"SETFCAP"} if spec.nested_containers else frozenset())),

@@ -3,11 +3,10 @@
 import os
 from pathlib import Path
 
-from runtimes import idranges, rlimits
-from runtimes.contract import Image, ImageKind, Rejected, Spec
+from runtimes import idranges
+from runtimes.contract import Image, ImageKind, Rejected
 from runtimes.idranges import IdRange
 
-FUSE = Path("/dev/fuse")
 NEEDED = ("etc/hosts", "etc/hostname", "etc/resolv.conf", "etc/mtab", "proc", "sys", "dev", "tmp", "run")
 """What a root directory must hold already. Mount points cannot be made in it, and Podman would add /etc/mtab to it."""
 
@@ -25,13 +24,6 @@ def root_directory(image: Image) -> str | None:
     return str(root)
 
 
-def give(spec: Spec, ids: IdRange | None) -> None:
-    """Make the machine's root the owner of what it is to own; without ids of its own that is the caller already."""
-    for mount in spec.mounts:
-        if ids and mount.owned_by_machine:
-            os.chown(mount.source, ids.first, ids.first, follow_symlinks=False)
-
-
 def subordinate() -> list[IdRange]:
     """The ranges that the host has promised to its users (subuid(5), subgid(5))."""
     found: list[IdRange] = []
@@ -43,19 +35,6 @@ def subordinate() -> list[IdRange]:
     return found
 
 
-def greatest(socket: Path) -> tuple[int, int]:
-    """The most open files and processes that the service behind `socket` can hand on."""
-    return rlimits.greatest("NOFILE", socket), rlimits.greatest("NPROC", socket)
-
-
 def opens_tun() -> bool:
     """True if this user may open the device of user-mode networks."""
     return os.access("/dev/net/tun", os.R_OK | os.W_OK)
-
-
-def fuse_mode() -> int | None:
-    """The mode of the host's FUSE device; None if there is none."""
-    try:
-        return FUSE.stat().st_mode
-    except OSError:
-        return None

@@ -19,7 +19,7 @@ from pathlib import Path
 from runtimes import cgroups
 from runtimes.contract import Unavailable
 from runtimes.locks import held
-from runtimes.podman.engine import Engine
+from runtimes.podman.engine import PodmanEngine
 
 IDLE_SECONDS = 60
 START_SECONDS = 20.0
@@ -108,7 +108,7 @@ async def _start(program: str, path: Path, options: Mapping[str, str]) -> None:
         if process.poll() is not None or asyncio.get_running_loop().time() > deadline:
             process.kill()
             process.wait()
-            raise Unavailable(f"podman's service did not start: {_last_line(log)}")
+            raise Unavailable(f"podman's service did not start: {_last_lines(log)}")
         await asyncio.sleep(0.02)
     process.returncode = 0  # it is meant to outlive us: no warning when this object goes
 
@@ -128,9 +128,9 @@ def _environment(path: Path) -> dict[str, str]:
     return environment | {"CONTAINERS_CONF": str(written)}
 
 
-def _last_line(log: Path) -> str:
+def _last_lines(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else "it said nothing"
+    return "; ".join(lines[-3:])[-300:] if lines else "it said nothing"
 
 
 def _ours_to_trust(path: Path) -> bool:
@@ -155,7 +155,7 @@ def listening(path: Path) -> bool:
 async def _answers(path: Path, seconds: float) -> bool:
     if not listening(path):
         return False
-    engine = Engine(path, workers=1)
+    engine = PodmanEngine(path, workers=1)
     try:
         return (await engine.call("GET", "/_ping", seconds=seconds)).status == 200
     except Unavailable:

@@ -5,11 +5,14 @@ import resource
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for what the tests of this folder share
 
 from images.recipe import Recipe, find_recipe, load
 

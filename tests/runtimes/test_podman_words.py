@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from runtimes import cgroups
+from runtimes.containers import stamp, translate
+from runtimes.containers.console import Reader, kept
+from runtimes.containers.engine import AGAIN
 from runtimes.contract import EndReason, Exhausted, Rejected, Unavailable
 from runtimes.locks import held
-from runtimes.podman import service, translate
-from runtimes.podman.console import Reader, kept, plain
-from runtimes.podman.engine import AGAIN, Answer, Engine
+from runtimes.podman import service
+from runtimes.podman.console import plain
+from runtimes.podman.engine import PodmanAnswer, PodmanEngine
 from runtimes.podman.network import has_ipv6
 from runtimes.rlimits import hard_limit
 
@@ -47,9 +50,9 @@ def test_times_have_nanoseconds_zones_and_none() -> None:
 
 
 def test_only_a_stamp_for_its_own_name_makes_a_container_ours() -> None:
-    assert translate.stamped({"lmd.id": "a"}, "a")
-    assert not translate.stamped({"lmd.id": "a"}, "b")
-    assert not translate.stamped(None, "a")
+    assert stamp.stamped({"lmd.id": "a"}, "a")
+    assert not stamp.stamped({"lmd.id": "a"}, "b")
+    assert not stamp.stamped(None, "a")
 
 
 @pytest.mark.parametrize(
@@ -62,7 +65,7 @@ def test_only_a_stamp_for_its_own_name_makes_a_container_ours() -> None:
     ],
 )
 def test_an_error_is_one_of_the_contract_s_four(said: str, kind: type[Exception]) -> None:
-    fault = Answer(500, {"message": f"first line\n{said}"}).fault("do it")
+    fault = PodmanAnswer(500, {"message": f"first line\n{said}"}).fault("do it")
     assert type(fault) is kind
     assert "\n" not in str(fault)
 
@@ -94,7 +97,7 @@ VANISHED = (500, {"message": "read /proc/9818/cgroup: no such process"})
 
 async def test_a_look_at_a_process_that_ends_meanwhile_is_asked_for_again(short_tmp: Path) -> None:
     async with answering(short_tmp / "vanished", [VANISHED, VANISHED, (200, {"Id": "a"})]) as requests:
-        engine = Engine(short_tmp / "vanished", workers=1)
+        engine = PodmanEngine(short_tmp / "vanished", workers=1)
         try:
             answer = await engine.call("GET", "/containers/a/json")
         finally:
@@ -104,7 +107,7 @@ async def test_a_look_at_a_process_that_ends_meanwhile_is_asked_for_again(short_
 
 async def test_it_is_not_asked_for_without_end_and_a_change_is_asked_for_once(short_tmp: Path) -> None:
     async with answering(short_tmp / "never", [VANISHED]) as requests:
-        engine = Engine(short_tmp / "never", workers=1)
+        engine = PodmanEngine(short_tmp / "never", workers=1)
         try:
             assert (await engine.call("GET", "/containers/a/json")).status == 500
             assert len(requests) == 1 + AGAIN
@@ -122,7 +125,7 @@ def test_console_lines_lose_their_times_and_partial_ones_are_joined() -> None:
 def test_a_reader_goes_on_in_the_file_that_replaced_the_one_it_holds(tmp_path: Path) -> None:
     path = tmp_path / "ctr.log"
     path.write_bytes(b"t stdout F one\n")
-    reader = Reader(path, most=1_000_000)
+    reader = Reader(path, plain, most=1_000_000)
     try:
         assert reader.read().data == b"one\n"
         with path.open("ab") as old:
@@ -138,7 +141,7 @@ def test_who_reads_slowly_skips_and_is_told_how_much(tmp_path: Path) -> None:
     path = tmp_path / "ctr.log"
     line = b"t stdout F " + b"x" * 89 + b"\n"
     path.write_bytes(line * 100_000)
-    reader = Reader(path, most=100_000)
+    reader = Reader(path, plain, most=100_000)
     try:
         chunks = [reader.read() for _ in range(8)]
         kept_bytes, skipped = sum(len(c.data) for c in chunks), sum(c.skipped for c in chunks)
@@ -152,7 +155,7 @@ def test_who_reads_slowly_skips_and_is_told_how_much(tmp_path: Path) -> None:
 def test_what_is_kept_has_both_ends_and_the_right_gap(tmp_path: Path) -> None:
     path = tmp_path / "ctr.log"
     path.write_bytes(b"".join(b"t stdout F %09d\n" % number for number in range(50_000)))
-    reader = Reader(path, most=10**9)
+    reader = Reader(path, plain, most=10**9)
     try:
         head, tail = kept(reader, 200_000)
     finally:

@@ -36,5 +36,5 @@ def lm_config(podman) -> Config:
 @pytest.fixture(scope="session")
 def ground(lm_config: Config, lm_places: Places, lm_image: Image) -> Iterator[Ground]:
     directory = lm_places.run / "conformance"
-    directory.mkdir(mode=0o711)
+    directory.mkdir(mode=0o711, exist_ok=True)  # made again when tests of one engine alternate with the other's
     yield asyncio.run(prepare("podman", lm_config, lm_places, lm_image, directory))

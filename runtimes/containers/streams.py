@@ -1,14 +1,12 @@
-"""Streams of Podman's API, read in a worker thread: commands inside a container, and events."""
+"""Streams of an engine's interface, read in a worker thread: commands inside a container, and events."""
 
-import asyncio
 import json
 import struct
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from runtimes.containers.engine import Engine
 from runtimes.contract import ExecResult, Rejected, Unavailable
-from runtimes.podman.engine import Engine
 
 _HEADER = struct.Struct(">BxxxI")
 COMMAND_SECONDS = 3600.0
@@ -39,17 +37,6 @@ def run(engine: Engine, name: str, command: Sequence[str], limit: int) -> ExecRe
             f"machine {name} cannot run {command[0]!r}: {bytes(out[2]).decode(errors='replace').strip()[:300]}"
         )
     return ExecResult(exit_code=code, output=bytes(out[1]), errors=bytes(out[2]))
-
-
-async def unshared(command: Sequence[str]) -> None:
-    """Run a command in the user namespace that rootless Podman gives its containers. Raises `Unavailable`."""
-    process = await asyncio.create_subprocess_exec(
-        "podman", "unshare", *command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    _, errors = await process.communicate()
-    if process.returncode:
-        text = errors.decode(errors="replace").strip().splitlines()
-        raise Unavailable(f"podman unshare {command[0]}: {text[-1][:200] if text else process.returncode}")
 
 
 def _frames(raw: Any) -> Iterator[tuple[int, bytes]]:
@@ -98,7 +85,7 @@ def event_names(engine: Engine, filters: Mapping[str, Any], stop: Stop) -> Itera
         if stop.asked:
             return
         if answer.status_code != 200:
-            raise Unavailable(f"podman answered {answer.status_code} to /events")
+            raise Unavailable(f"{engine.name} answered {answer.status_code} to /events")
         while line := answer.raw.readline(LINE_LIMIT):
             try:
                 name = json.loads(line)["Actor"]["Attributes"]["name"]

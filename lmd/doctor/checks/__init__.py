@@ -1,0 +1,37 @@
+"""The checks of this host, in the order of the report."""
+
+from typing import Any
+
+from lmd.doctor import runtimes
+from lmd.doctor.check import Check
+from lmd.doctor.checks import (
+    clock,
+    configuration,
+    devices,
+    disk,
+    groups,
+    host,
+    ids,
+    limits,
+    memory,
+    mounts,
+    namespaces,
+    network,
+)
+
+CHECKS: tuple[Check[Any], ...] = (
+    host.CHECK,
+    runtimes.CHECK,
+    ids.CHECK,
+    groups.CHECK,
+    limits.CHECK,
+    namespaces.NAMESPACES,
+    namespaces.SECURITY,
+    mounts.CHECK,
+    devices.CHECK,
+    network.CHECK,
+    disk.CHECK,
+    memory.CHECK,
+    clock.CHECK,
+    configuration.CHECK,
+)

@@ -1,0 +1,103 @@
+"""The devices that machines and networks need, each found out by opening it."""
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmd.doctor.check import Asked, Check
+from lmd.doctor.finding import Finding, note, ok, warning
+
+FUSE, KVM, TUN = "/dev/fuse", "/dev/kvm", "/dev/net/tun"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """`mode` None: not there. `refused`: what opening it for reading and writing said, empty if it opens."""
+
+    path: str
+    mode: int | None
+    refused: str
+
+    @property
+    def for_all(self) -> bool:
+        """Whether every user may open it, as far as its mode says."""
+        return self.mode is not None and self.mode & 0o006 == 0o006
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Devices:
+    """The three, as this user finds them."""
+
+    rootless: bool
+    fuse: Device
+    kvm: Device
+    tun: Device
+
+
+def gather(asked: Asked) -> Devices:
+    """Open each and close it again."""
+    return Devices(rootless=asked.rootless, fuse=_device(FUSE), kvm=_device(KVM), tun=_device(TUN))
+
+
+def _device(path: str) -> Device:
+    try:
+        mode = Path(path).stat().st_mode & 0o7777
+    except OSError:
+        return Device(path, None, os.strerror(errno.ENOENT))
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError as error:
+        return Device(path, mode, error.strerror or str(error))
+    return Device(path, mode, "")
+
+
+def rule(devices: Devices) -> Iterator[Finding]:
+    """What each is needed for, and how it is opened to those who need it."""
+    yield _fuse(devices.fuse)
+    yield _kvm(devices.kvm)
+    if devices.rootless:
+        yield _tun(devices.tun)
+
+
+def _fuse(device: Device) -> Finding:
+    if device.mode is None:
+        return warning("there is no /dev/fuse: no CernVM-FS in machines, no Apptainer images mounted", "modprobe fuse")
+    if not device.for_all:
+        return warning(
+            f"/dev/fuse is root's alone (mode {device.mode:04o}): payloads' own containers cannot mount",
+            _opened(FUSE, "fuse"),
+        )
+    return ok("/dev/fuse can be opened by all")
+
+
+def _kvm(device: Device) -> Finding:
+    """That it can be opened only: whether it accelerates is told by the runtime kvm, which starts a guest."""
+    if device.mode is None:
+        return note(
+            "there is no /dev/kvm: virtual machines would be emulated, 10 to 50 times slower",
+            "modprobe kvm_intel || modprobe kvm_amd",
+        )
+    if device.refused:
+        return note(f"/dev/kvm cannot be opened by this user: {device.refused}", "usermod --append --groups kvm USER")
+    return ok("/dev/kvm can be opened")
+
+
+def _tun(device: Device) -> Finding:
+    if device.mode is None:
+        return warning("there is no /dev/net/tun: an ordinary user's machines have no network", "modprobe tun")
+    if device.refused:
+        return warning(
+            f'/dev/net/tun cannot be opened by this user ({device.refused}): only network = "none" or "host"',
+            _opened(TUN, "tun"),
+        )
+    return ok("/dev/net/tun can be opened")
+
+
+def _opened(path: str, kernel: str) -> str:
+    rule = f"""echo 'KERNEL=="{kernel}", MODE="0666"' > /etc/udev/rules.d/90-lmd-{kernel}.rules"""
+    return f"chmod 666 {path}; to keep it so: {rule}"
+
+
+CHECK = Check("devices", gather, rule)

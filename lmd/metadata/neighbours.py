@@ -1,0 +1,63 @@
+"""Whether a caller is the machine whose address it uses: by what the kernel knows of its neighbours."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
+from socket import AF_BRIDGE, AF_INET, AF_INET6
+from typing import Any, Protocol
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from lmd.metadata.card import Card
+
+
+class Checks(Protocol):
+    """Says whether the machine of a card is the one that calls from `address`."""
+
+    async def right(self, card: Card, address: str) -> bool:
+        """False if the kernel knows better."""
+
+
+class Neighbours:
+    """Asks the kernel by netlink: the MAC behind the address, and the bridge's port behind the MAC."""
+
+    def __init__(self, netlink: Any) -> None:
+        self._netlink = netlink
+        self._links: dict[str, int] = {}
+
+    async def right(self, card: Card, address: str) -> bool:
+        """True if the address is resolved to the card's MAC on the card's bridge, and that MAC is not seen on another
+        port than the card's. A card without a MAC is of a network that is not ours to check."""
+        if not card.mac:
+            return True
+        bridge = await self._index(card.bridge)
+        if bridge is None:
+            return False
+        family = AF_INET6 if ip_address(address).version == 6 else AF_INET
+        known = await self._get(family=family, dst=address, ifindex=bridge)
+        if known is None or known.get("lladdr") != card.mac:
+            return False
+        if not card.port:
+            return True
+        port = await self._index(card.port)
+        learnt = await self._get(family=AF_BRIDGE, lladdr=card.mac, master=bridge)
+        return port is not None and (learnt is None or learnt["ifindex"] == port)
+
+    async def _get(self, **words: Any) -> Any:
+        try:
+            found = await self._netlink.neigh("get", **words)
+        except NetlinkError:
+            return None
+        return next(iter(found), None)
+
+    async def _index(self, name: str) -> int | None:
+        found = await self._netlink.link_lookup(ifname=name)
+        return found[0] if found else None
+
+
+@asynccontextmanager
+async def neighbours() -> AsyncIterator[Neighbours]:
+    """The kernel's own answers."""
+    async with AsyncIPRoute() as netlink:
+        yield Neighbours(netlink)
