@@ -14,8 +14,10 @@ from lmd.config import rules, virtual
 from lmd.config.problems import Problem
 from lmd.config.values import (
     GB,
+    Budget,
     Bytes,
     Count,
+    Days,
     DnsLabel,
     DnsName,
     HostPath,
@@ -23,6 +25,7 @@ from lmd.config.values import (
     Line,
     MiB,
     Moment,
+    Notice,
     OptionName,
     Processors,
     Rating,
@@ -83,11 +86,31 @@ class Settings(Table):
     shutdown_time: Moment | None = Field(
         None, description="When all machines of this factory must be gone; they are told so at once."
     )
+    image_budget: Bytes | None = Field(
+        None,
+        description="How much the images that lmd has built or brought into engines may take together. When it is more,"
+        " the least recently used are removed, but none that a machine or a configured machinetype needs. Without it"
+        " nothing is removed unasked.",
+    )
     console_bytes: Bytes = Field(
         1_000_000, ge=131_072, description="How much of a machine's console is kept: its beginning and its end."
     )
     joboutputs_bytes: Bytes = Field(1_000_000_000, ge=1, description="How much a machine may leave in $JOBOUTPUTS.")
     joboutputs_files: Count = Field(5000, description="How many files and directories it may leave there.")
+    factory_name: DnsName | None = Field(
+        None, description="Name of this factory in its space. Without it: the host's name."
+    )
+    total_processors: Budget | None = Field(
+        None,
+        description="Processors that the daemon's machines may use: a number; or the absolute path of a file, or a"
+        " list with a command and its arguments, whose first word is the number, read again every few seconds."
+        " Without it: all of the host.",
+    )
+    machines_dir_days: Days = Field(3.0, description="How long the directory of an ended machine is kept, in days.")
+    history_days: Days = Field(30.0, description="How long the database keeps ended machines and events, in days.")
+    history_bytes: Bytes = Field(
+        200_000_000, ge=1_000_000, description="How large the database may grow; the oldest history goes first."
+    )
     user_data_options: UserDataOptions = Field(
         default_factory=dict,
         description="Value that replaces `##user_data_option_NAME##` in the user_data of every machinetype.",
@@ -110,6 +133,22 @@ class Policy(Table):
     devices: tuple[Device, ...] = Field((), description="Device files of the host that a machinetype may use.")
     host_network: StrictBool = Field(False, description='Whether a machinetype may use `network = "host"`.')
     nested_containers: StrictBool = Field(True, description="Whether a machinetype may ask for `nested_containers`.")
+
+
+class NetworkOptions(Table):
+    """`[network]`: the factory's own network, for machinetypes with `network = "lmd"`."""
+
+    ipv6: StrictBool = Field(
+        True, description="Whether machines have IPv6 too, by a unique local prefix and NAT of the host's."
+    )
+    libvirt: Literal["auto", "yes", "no"] = Field(
+        "auto",
+        description="Whether libvirt makes the network, with DHCP and names, as virtual machines need it; `auto`: where"
+        " libvirt answers.",
+    )
+    services: tuple[Annotated[str, AfterValidator(rules.service)], ...] = Field(
+        (), description='Services of this host that machines may use, such as `"tcp 3128"` for a Squid.'
+    )
 
 
 class PodmanOptions(Table):
@@ -268,14 +307,29 @@ class MachineType(Table):
     grace_secs: Seconds = Field(
         1800, description="Notice between an earlier shutdown time and the end; grace_secs of the features."
     )
+    notice: Notice = Field(
+        "sigterm",
+        description="How a machine learns of an earlier end, beside its features: `features` (they alone), `sigterm`"
+        " (at once), or a list with a command that is run in it. By force at the end of its grace, whichever it is.",
+    )
+    machines_dir_days: Days = Field(3.0, description="How long its directory is kept when it has ended, in days.")
     heartbeat_file: Annotated[str, AfterValidator(rules.file_name)] | None = Field(
         None, description="Name of the file in $JOBOUTPUTS that a healthy machine writes again and again."
     )
     heartbeat_seconds: Seconds = Field(
         0, description="Longest time between two heartbeats; 0: the file must exist, its age does not matter."
     )
-    features_form: Annotated[Literal["path", "file-url"], BeforeValidator(rules.features_form)] = Field(
-        "path", description="What $MACHINEFEATURES, $JOBFEATURES and $JOBOUTPUTS hold: a path or a file:// URL."
+    features_form: Literal["path", "file-url", "http"] = Field(
+        default_factory=virtual.features_form,
+        description="What $MACHINEFEATURES, $JOBFEATURES and $JOBOUTPUTS hold: a path, a file:// URL, or an http:// URL"
+        " of the metadata server, where outputs are PUT. Without it: `http` for virtual machines that start a system of"
+        " their own, else `path`.",
+    )
+    metadata_token_required: StrictBool = Field(
+        False, description="Whether the metadata is closed to requests without a session token (EC2's IMDSv2)."
+    )
+    root_public_key: Annotated[Line, AfterValidator(rules.file_path)] | None = Field(
+        None, description="File with the SSH public key that cloud-init lets in, as the metadata's public key."
     )
     outcome: Annotated[
         Mapping[Annotated[int, Field(ge=0, le=255)], Annotated[str, AfterValidator(rules.shutdown_message)]],
@@ -284,7 +338,12 @@ class MachineType(Table):
         default_factory=dict,
         description='Shutdown message for an exit code, for payloads that write none: `{ 75 = "300 no work" }`.',
     )
-    network: Network = Field(Network.BRIDGE, description="Network of the machine; `host` only if [policy] allows it.")
+    network: Network = Field(
+        default_factory=virtual.network,
+        description="Network of the machine: `lmd`, the factory's own, with a fixed address, metadata and no other"
+        " machine in reach; `bridge`, the runtime's; `host` only if [policy] allows it. Without it: `lmd` for virtual"
+        " machines that start a system of their own, else `bridge`.",
+    )
     user_namespace: UserNamespace = Field(
         UserNamespace.AUTO,
         description="`required`: not started without a range of user ids of its own; `auto`: one where the host can.",
@@ -354,3 +413,4 @@ class Config:
     machinetypes: Mapping[str, MachineType] = field(default_factory=dict)
     disabled: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
     origins: Mapping[tuple[str, ...], str] = field(default_factory=dict)
+    network: NetworkOptions = field(default_factory=NetworkOptions)

@@ -126,10 +126,11 @@ def machine_model(value: Any) -> Any:
     return value
 
 
-def features_form(value: Any) -> Any:
-    """Passes all but `http`, for which it raises ValueError with the reason."""
-    if value == "http":
-        raise ValueError('"http" needs the metadata server, which is not available yet; use "path" or "file-url"')
+def service(value: str) -> str:
+    """A service of the host, as `tcp 3128`; else raises ValueError."""
+    found = re.fullmatch(r"(?:tcp|udp) ([0-9]{1,5})", value)
+    if not found or not 1 <= int(found[1]) <= 65535:
+        raise ValueError(f'expected a protocol and a port, as in "tcp 3128", got {shorten(value)}')
     return value
 
 
@@ -220,6 +221,7 @@ def together(clashes: Iterable[Clash]) -> None:
 def combination(machinetype: "MachineType") -> Iterator[Clash]:
     """The keys of a machinetype that cannot stand together."""
     yield from _lives(machinetype)
+    yield from virtual.connection(machinetype)
     yield from _commands(machinetype)
     yield from _places(machinetype)
     kind, location = split_image(machinetype.root_image)
