@@ -94,7 +94,7 @@ def test_a_mount_inside_that_cannot_be_made_says_why_and_leaves_nothing(
 
 
 def test_a_mount_lives_as_long_as_somebody_needs_it(web: Web, tmp_path: Path) -> None:
-    where, leases = tmp_path / "mnt", tmp_path / "leases"
+    where, leases = tmp_path / "mnt", tmp_path / "base/leases/x"
     where.mkdir()
     needs = subprocess.Popen(["sleep", "60"])
     with held(leases):
