@@ -56,10 +56,15 @@ def rootless(request: pytest.FixtureRequest, directory: Path) -> Column:
     return Column(told["engine"], told["can"], told["missing"])
 
 
+def kvm(request: pytest.FixtureRequest, directory: Path) -> Column:
+    return probed("kvm", request.getfixturevalue("libvirt_engine").options, directory)
+
+
 ENGINES = {
     "Podman, crun": podman("crun"),
     "Podman, runc": podman("runc"),
     "Podman, rootless": rootless,
+    "KVM": kvm,
 }
 """The columns: a title, and how to ask a private engine of this kind."""
 
