@@ -106,14 +106,14 @@ def ports(net: Any) -> dict[str, int]:
 
 
 def reconnect(net: Any) -> int:
-    """Put ports that have lost the bridge back into it; returns how many."""
+    """Put ports that have lost the bridge back into it, and shut them off from each other; returns how many it were."""
     bridge, count = index(net, BRIDGE), 0
     for number in ports(net).values():
         if net.get_links(number)[0].get("master") != bridge:
             net.link("set", index=number, master=bridge)
-            isolate(net, number)
             net.link("set", index=number, state="up")
             count += 1
+        isolate(net, number)
     return count
 
 

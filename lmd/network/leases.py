@@ -5,6 +5,7 @@ The same files are the metadata server's register of callers. An address is free
 
 import json
 import os
+import secrets
 import time
 from contextlib import suppress
 from ipaddress import IPv4Address
@@ -45,7 +46,7 @@ def _taken(path: Path, content: bytes) -> bool:
             return False
         with suppress(FileNotFoundError):
             path.unlink()
-    part = path.with_name(f".{path.name}.{os.getpid()}.lease")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         part.write_bytes(content)
         os.link(part, path)

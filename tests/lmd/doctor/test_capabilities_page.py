@@ -45,12 +45,8 @@ def podman(oci_runtime: str):
     return ask
 
 
-def docker(*, remapped: bool):
-    def ask(request: pytest.FixtureRequest, directory: Path) -> Column:
-        with request.getfixturevalue("private_docker")(f"page-docker-{remapped}", remapped=remapped) as engine:
-            return probed("docker", engine.options, directory)
-
-    return ask
+def docker(fixture: str):
+    return lambda request, directory: probed("docker", request.getfixturevalue(fixture).options, directory)
 
 
 def rootless(request: pytest.FixtureRequest, directory: Path) -> Column:
@@ -64,12 +60,17 @@ def rootless(request: pytest.FixtureRequest, directory: Path) -> Column:
     return Column(told["engine"], told["can"], told["missing"])
 
 
+def kvm(request: pytest.FixtureRequest, directory: Path) -> Column:
+    return probed("kvm", request.getfixturevalue("libvirt_engine").options, directory)
+
+
 ENGINES = {
     "Podman, crun": podman("crun"),
     "Podman, runc": podman("runc"),
     "Podman, rootless": rootless,
-    "Docker": docker(remapped=False),
-    "Docker, remapped": docker(remapped=True),
+    "Docker": docker("docker"),
+    "Docker, remapped": docker("remapped_docker"),
+    "KVM": kvm,
 }
 """The columns: a title, and how to ask a private engine of this kind."""
 
