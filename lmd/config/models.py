@@ -133,6 +133,9 @@ class Policy(Table):
     devices: tuple[Device, ...] = Field((), description="Device files of the host that a machinetype may use.")
     host_network: StrictBool = Field(False, description='Whether a machinetype may use `network = "host"`.')
     nested_containers: StrictBool = Field(True, description="Whether a machinetype may ask for `nested_containers`.")
+    cvmfs_repositories: tuple[Annotated[str, Field(pattern=rules.REPOSITORY)], ...] | None = Field(
+        None, description="CernVM-FS repositories that a machinetype may name. Without it: any."
+    )
 
 
 class NetworkOptions(Table):
@@ -151,10 +154,40 @@ class NetworkOptions(Table):
     )
 
 
+class Cvmfs(Table):
+    """`[cvmfs]`: how CernVM-FS repositories come to this host and its machines."""
+
+    provider: Literal["auto", "system", "embedded"] = Field(
+        "auto",
+        description="`system`: the distribution's client, by autofs or `mount -t cvmfs`; `embedded`: the reader that"
+        " comes with lmd; `auto`: the first where `cvmfs2` is installed, else the second.",
+    )
+    server_url: tuple[Line, ...] = Field(
+        (), description="Servers of the repositories for the embedded reader; `@fqrn@` stands for the name."
+    )
+    http_proxy: tuple[Line, ...] = Field(
+        (), description="The site's proxies, groups in the order in which they are tried, `|` between their members."
+    )
+    public_key: tuple[HostPath, ...] = Field(
+        (), description="Files with master keys, or directories of `*.pub`. Without it: as the reader finds them."
+    )
+    quota_mb: Count | None = Field(None, description="Most that the embedded reader's cache holds; 4000 without it.")
+    settings: Mapping[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], Text] = Field(
+        default_factory=dict,
+        description="More settings of the embedded reader (`CVMFS_TIMEOUT`), and variables of links (`ARCH`).",
+    )
+    probe_seconds: Annotated[Seconds, Field(ge=1)] = Field(
+        30, description="Longest time in which a mounted repository has to answer."
+    )
+    idle_seconds: Annotated[Seconds, Field(ge=1)] = Field(
+        60, description="How long the embedded reader keeps a repository mounted that no machine needs."
+    )
+
+
 class PodmanOptions(Table):
     """`[runtimes.podman]`: how the Podman runtime works on this host."""
 
-    socket: Annotated[Line, AfterValidator(rules.podman_socket)] | None = Field(
+    socket: Annotated[Line, AfterValidator(rules.unix_socket)] | None = Field(
         None,
         description="Socket of the Podman service, a path or `unix:///path`. Without it: the one that answers, or one"
         " of our own.",
@@ -174,6 +207,19 @@ class PodmanOptions(Table):
     uid_count: Count | None = Field(None, description="Length of that range; each machine takes 65536 of it.")
 
 
+class DockerOptions(Table):
+    """`[runtimes.docker]`: how the Docker runtime works on this host."""
+
+    socket: Annotated[Line, AfterValidator(rules.unix_socket)] | None = Field(
+        None,
+        description="Socket of Docker's daemon, a path or `unix:///path`. Without it: `$DOCKER_HOST` if that is one,"
+        " else `/run/docker.sock`.",
+    )
+    ping_seconds: Annotated[float, Field(gt=0, le=600)] | None = Field(
+        None, description="How long the daemon may take to say that it is there. Without it: 5."
+    )
+
+
 class KvmOptions(Table):
     """`[runtimes.kvm]`: how virtual machines run on this host."""
 
@@ -187,8 +233,15 @@ class KvmOptions(Table):
     )
 
 
-OPTIONS: Mapping[str, type[Table]] = {"podman": PodmanOptions, "kvm": KvmOptions}
+OPTIONS: Mapping[str, type[Table]] = {"podman": PodmanOptions, "docker": DockerOptions, "kvm": KvmOptions}
 """The tables `[runtimes.NAME]` that are checked here; other runtimes check their own."""
+
+
+Where = Literal["factory", "machine"]
+
+
+def _on_the_factory() -> dict[Literal["where"], Where]:
+    return {"where": "factory"}
 
 
 class MachineType(Table):
@@ -204,7 +257,7 @@ class MachineType(Table):
         " boot ISO and an empty disk.",
     )
     runtime: Annotated[Line, AfterValidator(rules.runtime)] = Field(
-        "auto", description="What runs it: `podman`, another runtime that is installed, or `auto`."
+        "auto", description="What runs it: `podman`, `docker`, another runtime that is installed, or `auto`."
     )
     isolation: Literal["container", "vm"] = Field(
         default_factory=virtual.isolation,
@@ -344,6 +397,11 @@ class MachineType(Table):
         " machine in reach; `bridge`, the runtime's; `host` only if [policy] allows it. Without it: `lmd` for virtual"
         " machines that start a system of their own, else `bridge`.",
     )
+    contextualisation: Literal["metadata", "seed"] = Field(
+        default_factory=virtual.contextualisation,
+        description="Where a virtual machine that starts a system of its own finds user_data: the metadata server, or a"
+        " NoCloud CD. Without it: `metadata` in the network `lmd`, else `seed`.",
+    )
     user_namespace: UserNamespace = Field(
         UserNamespace.AUTO,
         description="`required`: not started without a range of user ids of its own; `auto`: one where the host can.",
@@ -364,6 +422,19 @@ class MachineType(Table):
     )
     tmp_binds: tuple[Annotated[InsidePath, AfterValidator(rules.free_path)], ...] = Field(
         (), description="Empty directories on the host's disk that go with the machine."
+    )
+
+    cvmfs_repositories: Annotated[
+        tuple[Annotated[str, Field(pattern=rules.REPOSITORY)], ...], Field(max_length=100)
+    ] = Field(
+        (),
+        description="CernVM-FS repositories that the machine finds below /cvmfs, by their full names; `*`: all that"
+        " this host has mounted.",
+    )
+    cvmfs: Mapping[Literal["where"], Where] = Field(
+        default_factory=_on_the_factory,
+        description='`cvmfs.where`: `"factory"`, mounted on the host and bound into the machine; `"machine"`, mounted'
+        " in the machine's own namespaces, by a client that is part of it.",
     )
 
     kernel: Annotated[Line, AfterValidator(rules.file_path)] | None = Field(
@@ -393,9 +464,15 @@ class MachineType(Table):
         return self
 
     @property
+    def cvmfs_where(self) -> str:
+        """`factory` or `machine`."""
+        return self.cvmfs.get("where", "factory")
+
+    @property
     def runs_user_data(self) -> bool:
         """Whether /user_data is the machine's command."""
-        return self.user_data is not None and self.entrypoint is None
+        own_system = self.machine_model in virtual.SELF_STARTING
+        return self.user_data is not None and self.entrypoint is None and not own_system
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,3 +491,4 @@ class Config:
     disabled: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
     origins: Mapping[tuple[str, ...], str] = field(default_factory=dict)
     network: NetworkOptions = field(default_factory=NetworkOptions)
+    cvmfs: Cvmfs = field(default_factory=Cvmfs)

@@ -30,6 +30,7 @@ def values(config: Config) -> Iterator[Value]:
     yield from _of_table(config, ("settings",), config.settings)
     yield from _of_table(config, ("policy",), config.policy)
     yield from _of_table(config, ("network",), config.network)
+    yield from _of_table(config, ("cvmfs",), config.cvmfs)
     for name, options in config.runtimes.items():
         table = ("runtimes", name)
         for key, text in options.items():

@@ -164,8 +164,14 @@ def _ensured(api: Any, connection: Any, prefix6: IPv6Network | None, hosts: Host
 
 
 def _tell_hosts(api: Any, network: Any, hosts: Hosts) -> None:
-    """Add and remove single hosts; any change has libvirt start a dnsmasq that has died."""
+    """Add and remove single hosts. Any change, even one that changes nothing, has libvirt start a dnsmasq that died."""
     gone, new = changes(hosts_of(network.XMLDesc(0)), hosts)
+    if hosts and not gone and not new:
+        mac, host = min(hosts.items())
+        again = api.VIR_NETWORK_UPDATE_COMMAND_MODIFY
+        network.update(
+            again, api.VIR_NETWORK_SECTION_IP_DHCP_HOST, -1, _text(mac, *host), api.VIR_NETWORK_UPDATE_AFFECT_LIVE
+        )
     both = api.VIR_NETWORK_UPDATE_AFFECT_LIVE | api.VIR_NETWORK_UPDATE_AFFECT_CONFIG
     section = api.VIR_NETWORK_SECTION_IP_DHCP_HOST
     for command, texts in (
