@@ -42,6 +42,8 @@ from lmd.vacuum.space import Space
 from runtimes import registry
 from runtimes.contract import Image, Runtime, Seen
 
+DRAIN, HOST_SHUTDOWN = "drain", "host-shutdown"
+"""Intents that the whole factory is drained: an operator's, and that of the host's shutdown."""
 TICK_SECONDS = 5.0
 FIRST_ANSWERS_SECONDS = 5.0
 """How long the first decision waits for runtimes to answer: what is already there has to be booked."""
@@ -386,12 +388,24 @@ class Factory:
             return f"the database cannot be written: {self.ledger.fault}"
         if self.config.settings.draining:
             return "draining = true in [settings]"
-        drain = self.ledger.intents.get("drain")
-        return None if drain is None else str(drain.get("reason") or "drained by the operator")
+        return next((str(drain.get("reason") or "drained by the operator") for drain in self._drains()), None)
+
+    def _drains(self) -> list[dict[str, Any]]:
+        """The drains of the whole factory that are in force; one for a host's shutdown ends with the boot."""
+        drains = [self.ledger.intents.get(DRAIN), self.ledger.intents.get(HOST_SHUTDOWN)]
+        if drains[1] is not None and drains[1].get("boot_id") != self.boot_id:
+            drains[1] = None
+        return [drain for drain in drains if drain is not None]
+
+    def end_type(self, machinetype: str, by: float, because: str) -> None:
+        """Move the ends of all machines of a type."""
+        for row in self.ledger.live():
+            if row.machinetype == machinetype:
+                self._move_end(Ending(id=row.id, by=by, because=because))
 
     def shutdown_time(self) -> float | None:
         """The earlier one of the configuration and of a drain with a deadline."""
-        times = [self.config.settings.shutdown_time, self.ledger.intents.get("drain", {}).get("by_time")]
+        times = [self.config.settings.shutdown_time, *(drain.get("by_time") for drain in self._drains())]
         return min((float(time) for time in times if time is not None), default=None)
 
     def _usable(self) -> tuple[dict[str, str], dict[str, tuple[str, Image]]]:

@@ -41,7 +41,7 @@ def test_it_is_described_as_it_is(lmd) -> None:
             assert lmd.daemon.get(path) is not None
     assert set(described["paths"]["/v1/machines"]) == {"get", "post"}
     body = described["paths"]["/v1/drain"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert set(body["properties"]) == {"reason", "deadline", "machinetype"}
+    assert set(body["properties"]) == {"reason", "deadline", "machinetype", "host_shutdown"}
 
 
 WRONG = [
