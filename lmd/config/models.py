@@ -336,7 +336,8 @@ class MachineType(Table):
     @property
     def runs_user_data(self) -> bool:
         """Whether /user_data is the machine's command."""
-        return self.user_data is not None and self.entrypoint is None
+        own = self.machine_model in virtual.SELF_STARTING
+        return self.user_data is not None and self.entrypoint is None and not own
 
 
 @dataclass(frozen=True, slots=True)

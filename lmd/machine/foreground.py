@@ -14,12 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from images import cache, recipe
-from images.builder import chosen_epoch
 from images.errors import ImageError
 from lmd import engines
 from lmd.config.chosen import Chosen
-from lmd.config.files import check_files, image_kind
+from lmd.config.files import check_files
 from lmd.config.models import MachineType
 from lmd.config.problems import ConfigError
 from lmd.environment import features, joboutputs
@@ -29,14 +27,15 @@ from lmd.environment.features import Allocation
 from lmd.environment.identity import RANDOM_BYTES, machine_id
 from lmd.environment.outcome import MESSAGE_FILE, MESSAGE_LIMIT, Decided, Outcome, judge
 from lmd.environment.trees import Refused
+from lmd.machine.image import BUILT, NoImage
+from lmd.machine.material import Material, material_of
 from lmd.machine.prepare import CannotPrepare, finish, prepare
 from lmd.machine.rules import Terms
 from lmd.machine.spec import Plan
 from lmd.machine.supervise import Clock, Ended, Supervisor
 from lmd.places import Places
-from runtimes.contract import Image, ImageKind, Images, Reclaims, Runtime, RuntimeFault, Seen, Spec, unmet
+from runtimes.contract import ImageKind, Images, Reclaims, Runtime, RuntimeFault, Seen, Spec, unmet
 
-BUILT = "lmd:"
 HOLD = ("/bin/sh", "-c", "trap 'exit 0' TERM INT; while sleep 1; do :; done")
 """What runs in a machine whose author asked for a shell: nothing, until it is told to end."""
 
@@ -134,11 +133,11 @@ async def _run(
         raise CannotRun("\n".join(str(problem) for problem in problems))
     async with AsyncExitStack() as stack:
         try:
-            image = await _image(type_, places, voice)
             runtime, probe = await stack.enter_async_context(engines.chosen(type_, config, places))
-        except (engines.NoRuntime, ConfigError, ImageError) as error:
+            material = await material_of(type_, config, places, voice.tell)
+        except (NoImage, engines.NoRuntime, ConfigError, ImageError) as error:
             raise CannotRun(str(error)) from error
-        plan = _plan(request, image)
+        plan = _plan(request, material)
         directory = Directory(places.machines / plan.id)
         try:
             spec = await asyncio.to_thread(_prepared, plan, directory, runtime.name)
@@ -153,7 +152,7 @@ async def _run(
         return await _life(request, plan, spec, runtime, directory, voice, joined, interrupts)
 
 
-def _plan(request: Request, image: Image) -> Plan:
+def _plan(request: Request, material: Material) -> Plan:
     type_, now = request.chosen.machinetype, time.time()
     processors = _processors(request.processors, type_.min_processors, type_.max_processors, type_.name)
     seconds = min(type_.max_wallclock_seconds, request.seconds or type_.max_wallclock_seconds)
@@ -163,7 +162,8 @@ def _plan(request: Request, image: Image) -> Plan:
         owner=f"run:{os.geteuid()}",
         space=settings.space,
         machinetype=type_,
-        image=image,
+        image=material.image,
+        start=material.start,
         allocation=Allocation(
             job_id=str(uuid.uuid4()),
             processors=processors,
@@ -191,25 +191,6 @@ def _processors(asked: int | None, least: int, most: int, name: str) -> int:
 def _prepared(plan: Plan, directory: Directory, runtime: str) -> Spec:
     host = os.uname().nodename
     return prepare(plan, directory, runtime=runtime, host=host, version=f"lmd {version('lmd')}", supervisor=os.getpid())
-
-
-async def _image(type_: MachineType, places: Places, voice: Voice) -> Image:
-    """The image that a type names; one of our own recipes is built now if it has not been."""
-    if type_.root_image.startswith(BUILT):
-        name = type_.root_image.removeprefix(BUILT)
-        path = cache.find(name, (places.cache / "images", cache.default_directory(os.environ, 0)))
-        if path is None:
-            epoch = chosen_epoch(os.environ, time.time())
-            found = recipe.find_recipe(name)
-            voice.tell(f"building the image {name}, once")
-            built = await asyncio.to_thread(cache.ensure, places.cache / "images", found, epoch, progress=voice.tell)
-            path = built.path
-        return Image(kind=ImageKind.OCI_ARCHIVE, location=str(path))
-    try:
-        kind, location = image_kind(type_.root_image)
-    except ValueError as error:
-        raise CannotRun(f"machinetype {type_.name}: root_image: {error}") from error
-    return Image(kind=kind, location=location, pull=type_.pull)
 
 
 async def _life(
@@ -324,8 +305,8 @@ async def _conclude(
         id=plan.id,
         machinetype=type_.name,
         runtime=runtime.name,
-        image=plan.image.location,
-        image_digest=created.image_digest,
+        image=plan.image_named,
+        image_digest=plan.image_id or created.image_digest,
         processors=plan.allocation.processors,
         outcome=outcome,
         reason=end.reason if end else None,

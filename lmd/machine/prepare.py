@@ -9,6 +9,7 @@ from lmd.environment import features, user_data
 from lmd.environment.directory import Directory, DirectoryError, Record, process
 from lmd.environment.identity import boot_id
 from lmd.machine.spec import Plan, existing, spec, targets
+from lmd.machine.start import NoCommand
 from runtimes.contract import ImageKind, Spec
 
 SECRET_LIMIT = 1_000_000
@@ -25,7 +26,7 @@ def prepare(plan: Plan, directory: Directory, *, runtime: str, host: str, versio
     """
     try:
         return _write(plan, directory, runtime, host, version, supervisor)
-    except (DirectoryError, user_data.UserDataError, OSError) as error:
+    except (DirectoryError, user_data.UserDataError, NoCommand, OSError) as error:
         directory.remove()
         raise CannotPrepare(f"machinetype {plan.machinetype.name}: {error}") from error
     except BaseException:
@@ -37,7 +38,7 @@ def _write(plan: Plan, directory: Directory, runtime: str, host: str, version: s
     type_, given = plan.machinetype, plan.allocation
     root = Path(plan.image.location)
     there = existing(root) if plan.image.kind is ImageKind.ROOT_DIRECTORY else {}
-    places = targets(plan.image, there)
+    places = targets(plan, there)
     if type_.user_data is not None:
         content = _user_data(plan, type_, features.variables("file-url", places), host, version)
     secrets = [_secret(Path(source)) for source in type_.secret_files.values()]

@@ -155,7 +155,7 @@ def test_a_machinetype_cannot_be_changed() -> None:
         ({"outcome": {"1": "no work"}}, "NNN text"),
         ({"outcome": {"1": "800 x"}}, "NNN text"),
         ({"outcome": {"1": "300 x\ny"}}, "control characters"),
-        ({"network": "lmd"}, "network"),
+        ({"network": "lmd"}, None),
         ({"capabilities": ["NET_RA"]}, "did you mean NET_RAW?"),
         ({"capabilities": "ALL"}, "capabilities"),
         ({"devices": ["/dev/../etc/shadow"]}, "below /dev"),
