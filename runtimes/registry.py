@@ -7,6 +7,7 @@ from runtimes.contract import Runtime, Settings
 
 BUILT_IN = {
     "fake": "runtimes.fake:Fake",
+    "kvm": "runtimes.kvm:Kvm",
     "podman": "runtimes.podman:Podman",
 }
 GROUP = "lmd.runtimes"
