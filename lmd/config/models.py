@@ -146,6 +146,14 @@ class KvmOptions(Table):
         description="`kvm`: with the processor's help, or not at all; `emulated`: without; `auto`: with it where a test"
         " shows that it works.",
     )
+    log_dir: HostPath | None = Field(
+        None, description="Where libvirt keeps QEMU's logs. Without it: `/var/log/libvirt/qemu`."
+    )
+    call_seconds: Count | None = Field(None, description="Longest wait for an answer of libvirt. Without it: 20.")
+    first_uid: Count | None = Field(
+        None, description="First host user id of the range that machines get their own ids from."
+    )
+    uid_count: Count | None = Field(None, description="Length of that range; each machine takes 65536 of it.")
 
 
 OPTIONS: Mapping[str, type[Table]] = {"podman": PodmanOptions, "kvm": KvmOptions}
