@@ -8,7 +8,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from images import cache, disk, kit, recipe, roots
@@ -76,7 +76,8 @@ async def _virtual(type_: MachineType, config: Config, places: Places, tell: Tel
     image = await image_of(type_, places, tell)
     if image.kind is ImageKind.ROOT_DIRECTORY:
         return Material(image=image, start=Start(boot=boot))
-    root = await asyncio.to_thread(_root, image, type_, config, places, tell)
+    root = await asyncio.to_thread(unpacked, image, config, places, tell)
+    for_architecture(root.described, type_.architecture or host_architecture())
     return Material(
         image=Image(kind=ImageKind.ROOT_DIRECTORY, location=str(root.path)),
         start=Start(boot=boot, described=root.described, named=image.location),
@@ -102,17 +103,20 @@ def _direct(type_: MachineType, boot: Boot) -> Material:
 
 
 def _boot(type_: MachineType, places: Places, tell: Tell) -> Boot:
-    """The type's kernel and initramfs, or those of the kit, which is built if it has not been."""
+    """The type's kernel and initramfs, or those of the kit."""
     line = type_.kernel_arguments
-    if type_.kernel is not None:
-        for path in (type_.kernel, type_.initramfs):
-            if path is not None and not Path(path).is_file():
-                raise ImageError(f"{path}: there is no such file to boot a machine with")
-        return Boot(
-            kernel=Path(type_.kernel),
-            initramfs=Path(type_.initramfs) if type_.initramfs else None,
-            command_line=line,
-        )
+    if type_.kernel is None:
+        return replace(kit_boot(places, tell), command_line=line)
+    for path in (type_.kernel, type_.initramfs):
+        if path is not None and not Path(path).is_file():
+            raise ImageError(f"{path}: there is no such file to boot a machine with")
+    return Boot(
+        kernel=Path(type_.kernel), initramfs=Path(type_.initramfs) if type_.initramfs else None, command_line=line
+    )
+
+
+def kit_boot(places: Places, tell: Tell) -> Boot:
+    """The kernel and initramfs of the kit, which is built if it has not been. Blocks; raises ImageError."""
     directories = (places.cache / "images", cache.default_directory(os.environ, 0))
     found = kit.find_kit(directories)
     if found is None:
@@ -123,20 +127,17 @@ def _boot(type_: MachineType, places: Places, tell: Tell) -> Boot:
         found = kit.kit_beside(made.path)
     if found is None:
         raise ImageError(f"image {kit.RECIPE}: has no kernel beside it; build it again: lm image build micro --rebuild")
-    return Boot(kernel=found.kernel, initramfs=found.initramfs, command_line=line)
+    return Boot(kernel=found.kernel, initramfs=found.initramfs)
 
 
-def _root(image: Image, type_: MachineType, config: Config, places: Places, tell: Tell) -> Root:
+def unpacked(image: Image, config: Config, places: Places, tell: Tell) -> Root:
+    """A container image as a root directory, unpacked now if it has not been. Blocks; raises ImageError."""
     directory = places.cache / "roots"
     if image.kind is ImageKind.REFERENCE:
-        fetcher = Fetcher(directory=directory, stores=stores(config))
-        root = fetcher.ensure(image.location, image.pull, tell)
-    else:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with opened(_FORMS[image.kind], Path(image.location), directory) as read:
-            root = roots.find(directory, read.described.image_id) or roots.ensure(directory, read, tell)
-    for_architecture(root.described, type_.architecture or host_architecture())
-    return root
+        return Fetcher(directory=directory, stores=stores(config)).ensure(image.location, image.pull, tell)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with opened(_FORMS[image.kind], Path(image.location), directory) as read:
+        return roots.find(directory, read.described.image_id) or roots.ensure(directory, read, tell)
 
 
 def stores(config: Config) -> Sequence[str]:
