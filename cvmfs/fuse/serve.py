@@ -9,13 +9,18 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from cvmfs.activity import MessageKeeper
 from cvmfs.errors import BadConfiguration, CvmfsError
 from cvmfs.fuse.inodes import Node, node_key
 from cvmfs.fuse.loop import Loop, pyfuse3
+from cvmfs.fuse.mountpoint import unmount, unshare
 from cvmfs.fuse.operations import Operations, shown_by
+from cvmfs.leases import held, living
 from cvmfs.repository import Repository
 from cvmfs.settings import Settings
 from cvmfs.tree import Located
@@ -29,6 +34,14 @@ _Found = Located | CvmfsError | None
 log = logging.getLogger("cvmfs")
 
 
+@dataclass(frozen=True, slots=True)
+class Leases:
+    """Where the leases are, and how many seconds a mount without any lives."""
+
+    directory: Path
+    idle: float
+
+
 def serve(
     repository: Repository,
     settings: Settings,
@@ -37,12 +50,13 @@ def serve(
     *,
     ready: Callable[[], None] = lambda: None,
     with_process: int | None = None,
+    leases: Leases | None = None,
 ) -> None:
     """Show `repository` at `where` until it is unmounted, a signal says to end, or `with_process` (a pid) has ended.
 
     `where` is a directory, or `/dev/fd/N` for a descriptor of /dev/fuse that is mounted already. `options` go to
-    the kernel. `ready` is called once it is mounted. SIGHUP looks for a new revision at once. To be called in the
-    main thread, once in a process. Raises CvmfsError.
+    the kernel. `ready` is called once it is mounted. `leases` say who needs it: nobody for long, and it ends. SIGHUP
+    looks for a new revision at once. To be called in the main thread, once in a process. Raises CvmfsError.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
     loop = Loop(_THREADS)
@@ -60,6 +74,8 @@ def serve(
             threading.Thread(target=refresher.run, daemon=True, name="cvmfs-refresh").start()
             if with_process is not None:
                 threading.Thread(target=_watch, args=(with_process, loop), daemon=True, name="cvmfs-watch").start()
+            if leases is not None:
+                threading.Thread(target=_keep, args=(leases, where, loop), daemon=True, name="cvmfs-leases").start()
             loop.run(pyfuse3.main(min_tasks=2, max_tasks=_TASKS))
     finally:
         pyfuse3.close(unmount=True)  # a descriptor that was mounted already is only closed
@@ -87,6 +103,23 @@ def _watch(process: int, loop: Loop) -> None:
         waiting.poll()
         os.close(fd)
     loop.stop()
+
+
+def _keep(leases: Leases, where: str, loop: Loop) -> None:
+    """Unmount when no lease has held for long; whoever takes one meanwhile waits, and then sees that it is gone."""
+    needed = time.monotonic()
+    while True:
+        time.sleep(min(leases.idle / 4, 5.0))
+        if living(leases.directory):
+            needed = time.monotonic()
+        elif time.monotonic() - needed >= leases.idle:
+            with held(leases.directory):
+                if not living(leases.directory):
+                    with held(leases.directory.parent.parent):  # nobody mounts beside it now
+                        unmount(where)
+                        unshare(os.path.dirname(where))  # noqa: PTH120 — a text
+                    loop.stop()
+                    return
 
 
 class Refresher:

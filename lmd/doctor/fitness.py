@@ -189,7 +189,8 @@ def _architecture(image: Image | None, can: Capabilities) -> list[str]:
     if image is None or image.kind in (ImageKind.REFERENCE, ImageKind.ROOT_DIRECTORY):
         return []
     described = archives.describe(image.kind, Path(image.location)).architecture
-    return [f"architecture {described}, which the image is for"] if described not in {"", *can.architectures} else []
+    foreign = archives.foreign(image.location, described, can.architectures)
+    return [f"architecture {described}, which the image is for"] if foreign else []
 
 
 async def _has(runtime: Runtime, image: Image | None) -> bool | None:

@@ -12,7 +12,8 @@ from lmd.doctor.trial import Tried, tried
 from runtimes.contract import Exec, Health, Images, Logs, Probe, Runtime
 from runtimes.idranges import MACHINE_IDS
 
-PROBE_SECONDS = 20.0
+PROBE_SECONDS = 60.0
+"""Long, since a hypervisor is probed by starting a guest; one that hangs has its own, shorter, deadlines."""
 TRIAL_SECONDS = 40.0
 
 

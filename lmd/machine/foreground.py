@@ -27,6 +27,8 @@ from lmd.environment.features import Allocation
 from lmd.environment.identity import RANDOM_BYTES, machine_id
 from lmd.environment.outcome import MESSAGE_FILE, MESSAGE_LIMIT, Decided, Outcome, judge
 from lmd.environment.trees import Refused
+from lmd.machine import connection
+from lmd.machine.conditions import conditions
 from lmd.machine.image import BUILT, NoImage
 from lmd.machine.material import Material, material_of
 from lmd.machine.prepare import CannotPrepare, finish, prepare
@@ -140,8 +142,9 @@ async def _run(
         plan = _plan(request, material)
         directory = Directory(places.machines / plan.id)
         try:
+            plan = await connection.joined(plan, directory, places, config)
             spec = await asyncio.to_thread(_prepared, plan, directory, runtime.name)
-        except CannotPrepare as error:
+        except (CannotPrepare, connection.NetworkFault) as error:
             raise CannotRun(str(error)) from error
         if probe.capabilities and (lacking := unmet(spec, probe.capabilities)):
             directory.remove()
@@ -250,16 +253,7 @@ async def _create(runtime: Runtime, spec: Spec, voice: Voice) -> Seen:
 
 
 def _terms(plan: Plan) -> Terms:
-    type_ = plan.machinetype
-    return Terms(
-        started=plan.allocation.started,
-        shutdown_time=plan.allocation.shutdown_time,
-        fizzle_seconds=type_.fizzle_seconds,
-        heartbeat_file=type_.heartbeat_file,
-        heartbeat_seconds=type_.heartbeat_seconds,
-        outputs_bytes=type_.joboutputs_bytes,
-        outputs_files=type_.joboutputs_files,
-    )
+    return conditions(plan.machinetype).terms(plan.allocation.started, plan.allocation.shutdown_time)
 
 
 async def _supervised(supervisor: Supervisor, runtime: Runtime, seen: Seen, joined: Joined | None) -> Ended:

@@ -16,8 +16,8 @@ from runtimes.kvm import Kvm
 from runtimes.kvm.engine import Engine, Gone
 from runtimes.kvm.runtime import DEFAULT_LOGS, DEFAULT_URI
 
-DEADLINE = 90.0
-"""Seconds for a check: an emulated machine takes a few to start, and more where the host is busy."""
+DEADLINE = 240.0
+"""Seconds for a check: an emulated machine takes a few to start, and many where the host is busy."""
 
 
 class KvmForeign:

@@ -94,6 +94,10 @@ class Containers(ABC):
         engine = await self._ready()
         if lacking := unmet(spec, await self._known(engine)):
             raise Rejected(f"machine {spec.id}: {self.name} here lacks {'; '.join(lacking)}")
+        if spec.nic is not None:
+            from runtimes.containers import nic  # netlink, for machines in the factory's own network alone
+
+            spec = nic.joined(spec)
         async with held(self._locks, f"machine {spec.id}"):
             made = await self._make(engine, spec)
             try:

@@ -20,7 +20,7 @@ def capabilities(architectures: frozenset[str], virtiofsd: bool) -> Capabilities
         images=DISKS | {ImageKind.BOOT_ISO} | (DIRECT if virtiofsd else frozenset()),
         delivery=frozenset({Delivery.HTTP, Delivery.SEED} | ({Delivery.VIRTIOFS} if virtiofsd else set())),
         limits=frozenset(Limit),
-        networks=frozenset({Network.BRIDGE, Network.NONE}),
+        networks=frozenset({Network.BRIDGE, Network.LMD, Network.NONE}),
         user_namespace=True,
         nested_containers=True,
         fuse=True,

@@ -26,11 +26,14 @@ class Disk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """A network card: its hardware address, and the libvirt network it is on (None: user-mode networking in QEMU)."""
+    """A network card: its hardware address, and the libvirt network or the bridge it is on (neither: user-mode
+    networking in QEMU). `port` is the name of the host's end; `mtu` is told to the guest."""
 
     mac: str
-    network: str | None = None
-    filter: str | None = None
+    network: str = ""
+    bridge: str = ""
+    port: str = ""
+    mtu: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,14 +186,18 @@ def domain_boots_cd(domain: Domain) -> bool:
 
 
 def interface(card: Card) -> ET.Element:
-    """The network card's element: on a network of libvirt's with a filter, or in QEMU's user-mode network."""
-    root = ET.Element("interface", type="network" if card.network else "user")
+    """The network card's element: on a network of libvirt's or a bridge, apart from other machines, or in QEMU's own
+    user-mode network."""
+    kind = "network" if card.network else "bridge" if card.bridge else "user"
+    root = ET.Element("interface", type=kind)
     ET.SubElement(root, "mac", address=card.mac)
-    if card.network:
-        ET.SubElement(root, "source", network=card.network)
+    if kind != "user":
+        ET.SubElement(root, "source", {kind: card.network or card.bridge})
+        ET.SubElement(root, "target", dev=card.port)
+        ET.SubElement(root, "port", isolated="yes")
     ET.SubElement(root, "model", type="virtio")
-    if card.filter:
-        ET.SubElement(root, "filterref", filter=card.filter)
+    if card.mtu:
+        ET.SubElement(root, "mtu", size=str(card.mtu))
     return root
 
 

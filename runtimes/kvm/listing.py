@@ -81,6 +81,7 @@ def seen(one: Listed) -> Seen:
         first_uid=int(words["uid"]) if words.get("uid", "").isdecimal() else None,
         processors=min(processors, one.vcpus) if processors else None,
         memory_bytes=min(memory, one.memory_bytes) if memory else None,
+        address=words.get("address") or None,
         mac=words.get("mac") or None,
     )
 

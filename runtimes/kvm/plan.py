@@ -34,7 +34,8 @@ def stamp(spec: Spec, created: float, first_uid: int) -> dict[str, str]:
         "created": repr(created),
         "console": str(spec.console_bytes),
         "uid": str(first_uid),
-        "mac": card(spec).mac if spec.network is Network.BRIDGE else "",
+        "mac": nic.mac if (nic := card(spec)) else "",
+        "address": spec.nic.address if spec.nic else "",
         "direct": "yes" if spec.boot else "no",
         "processors": "" if spec.limits.processors is None else repr(spec.limits.processors),
         "memory": "" if spec.limits.memory_bytes is None else str(spec.limits.memory_bytes),
@@ -64,17 +65,22 @@ def domain(spec: Spec, place: Place, *, created: float, first_uid: int, accelera
         disks=_disks(spec, place),
         share=place.file("share") if direct else None,
         share_program=place.file("virtiofsd") if direct else None,
-        card=card(spec) if spec.network is Network.BRIDGE else None,
+        card=card(spec),
         graphics=place.file("vnc.sock") if spec.graphics else None,
         placement=spec.placement or Placement(),
         product="" if direct else PRODUCT,
     )
 
 
-def card(spec: Spec) -> Card:
-    """The machine's network card: user-mode networking, until this host has a network of ours."""
-    digest = hashlib.sha256(spec.id.encode()).digest()
-    return Card(mac="52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3]))
+def card(spec: Spec) -> Card | None:
+    """The machine's network card: in the factory's network, or in a network of QEMU's own; None without a network."""
+    if spec.network is Network.LMD and spec.nic:
+        nic = spec.nic
+        return Card(mac=nic.mac, network=nic.network, bridge=nic.bridge, port=nic.port, mtu=nic.mtu)
+    if spec.network is Network.BRIDGE:
+        digest = hashlib.sha256(spec.id.encode()).digest()
+        return Card(mac="52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3]))
+    return None
 
 
 def _memory(spec: Spec) -> int:

@@ -21,6 +21,8 @@ def request(network: Network, rootless: bool) -> dict[str, Any]:
 
     A rootless machine has the user-mode network that Podman gives by default.
     """
+    if network is Network.LMD:
+        return {"netns": {"nsmode": str(Network.NONE)}}  # its interface comes before its start
     if network is not Network.BRIDGE:
         return {"netns": {"nsmode": str(network)}}
     return {} if rootless else {"netns": {"nsmode": "bridge"}, "networks": {NAME: {}}}

@@ -68,7 +68,9 @@ class Podman(Containers):
 
     async def ensure(self, image: Image) -> str:
         """The image's id, once it is in Podman's store."""
-        image_id = await images.ensure(await self._ready(), image, self._locks)
+        engine = await self._ready()
+        architectures = (await self._known(engine)).architectures
+        image_id = await images.ensure(engine, image, self._locks, architectures)
         used.note(self.settings.cache_dir, image_id)
         return image_id
 

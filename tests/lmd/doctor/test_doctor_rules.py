@@ -238,6 +238,7 @@ def a_device(path: str, mode: int | None = 0o666, refused: str = "") -> devices.
 def test_devices(fuse, kvm, tun, level, words) -> None:
     facts = devices.Devices(
         rootless=True,
+        user="ada",
         fuse=a_device("/dev/fuse", *fuse),
         kvm=a_device("/dev/kvm", *kvm),
         tun=a_device("/dev/net/tun", *tun),
