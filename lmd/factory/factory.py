@@ -33,6 +33,7 @@ from lmd.factory.tidy import tidy
 from lmd.factory.warnings import Kind
 from lmd.factory.watched import Watched
 from lmd.machine.conditions import conditions
+from lmd.machine.material import Material
 from lmd.machine.spec import Plan
 from lmd.places import Places
 from lmd.vacuum.configured import kinds, rules
