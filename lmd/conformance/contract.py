@@ -9,12 +9,8 @@ from lmd.machine.material import kit_boot, unpacked
 from lmd.places import Places
 from runtimes import registry
 from runtimes.conformance import ContainerContext, Context
-<<<<<<< HEAD
-from runtimes.contract import Image, ImageKind, Settings
-=======
 from runtimes.containers.engine import Engine
-from runtimes.contract import Image
->>>>>>> main
+from runtimes.contract import Image, ImageKind, Settings
 
 
 def context(runtime: str, config: Config, places: Places, image: Image, directory: Path) -> Context:
@@ -24,19 +20,16 @@ def context(runtime: str, config: Config, places: Places, image: Image, director
         from runtimes.conformance.for_podman import podman_context
 
         return podman_context(settings, directory, image)
-<<<<<<< HEAD
     if runtime == "kvm":
         from runtimes.conformance.for_kvm import kvm_context
 
         root = unpacked(image, config, places, _silent)
         made = Image(kind=ImageKind.ROOT_DIRECTORY, location=str(root.path))
         return kvm_context(settings, directory, made, kit_boot(places, _silent))
-=======
     if runtime == "docker":
         from runtimes.conformance.for_docker import docker_context
 
         return docker_context(settings, directory, image)
->>>>>>> main
     if runtime == "fake":
         from runtimes.conformance.for_fake import fake_context
 
@@ -51,16 +44,8 @@ async def inspected(runtime: str, config: Config, places: Places, machine_id: st
 
     Raises `Unavailable`.
     """
-<<<<<<< HEAD
     if runtime == "kvm":
         return await _domain(engines.settings(runtime, config, places), machine_id)
-    if runtime != "podman":
-        return None
-    from runtimes.podman.engine import PodmanEngine
-    from runtimes.podman.service import find
-
-=======
->>>>>>> main
     settings = engines.settings(runtime, config, places)
     engine: Engine
     if runtime == "podman":
