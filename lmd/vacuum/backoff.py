@@ -7,10 +7,13 @@
 - So that not all factories try at once, each waits for a time of its own, drawn from its name and the abort.
 - A factory whose machines of the type fail round after round for anything but a lack of work waits twice as long
   each time, up to an hour: a black hole does not use up the work of the space.
+- A type whose last machines here all ended early, though without an abort code, waits for backoff_seconds too: whatever
+  makes them so short, a restart a second helps nobody.
 - In a large space, aborts on a few factories hold back those factories alone as long as ten times as many others see
   new machines of the type work.
 """
 
+import heapq
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -27,6 +30,8 @@ STAGGER_SECONDS = 60.0
 """Between the times at which two factories may try a type out: how often factories ask each other."""
 MOST_STAGGERS = 30
 FEW = 0.1
+HASTY = 8
+"""So many machines in a row that end early, though well, make a type wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,8 @@ def standing(now: float, kind: TypeRules, machines: Sequence[Machine], space: Sp
     own = newest_abort(now, machines, kind)
     foreign = _foreign(now, kind, there)
     until, at, words = _backed_off(kind, machines, own, foreign)
+    if pause := _in_haste(now, machines, kind):
+        return Standing(pause)
     if at is None:
         return Standing()
     if now < until:
@@ -100,6 +107,18 @@ def standing(now: float, kind: TypeRules, machines: Sequence[Machine], space: Sp
     if worked is not None and worked > at:
         return Standing()
     return _trial(now, kind, machines, space, this, until, at)
+
+
+def _in_haste(now: float, machines: Iterable[Machine], kind: TypeRules) -> Hold | None:
+    """A hold where the last machines of the type all ended early and well, the last one just now."""
+    ended = [m for m in machines if m.finished is not None and m.phase is Phase.FINISHED and not m.excused]
+    last = heapq.nlargest(HASTY, ended, key=lambda machine: machine.finished or 0.0)
+    if len(last) < HASTY or any(age(machine, machine.finished) >= kind.fizzle_seconds for machine in last):
+        return None
+    until = (last[0].finished or 0.0) + kind.backoff_seconds
+    if not now < until <= now + kind.backoff_seconds:
+        return None
+    return Hold(Code.BACKOFF, f"its last {HASTY} machines here ended within {kind.fizzle_seconds:.0f} s", until)
 
 
 def _foreign(now: float, kind: TypeRules, there: TypeInSpace) -> tuple[float, str, str] | None:

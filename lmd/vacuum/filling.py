@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from lmd.vacuum import backoff, brakes, idle
 from lmd.vacuum.backoff import Hold
-from lmd.vacuum.claims import Claim, claim, deaf_types, plan, victims
+from lmd.vacuum.claims import Claim, claim, deaf_types, entitled, plan, victims
 from lmd.vacuum.decision import Code, Ending, Refusal, Start
 from lmd.vacuum.facts import Factory, Machine, Phase, Rules, TypeRules
 from lmd.vacuum.room import Room
@@ -39,7 +39,7 @@ class Filling:
                 self.by_type[machine.machinetype].append(machine)
         rating = factory.hs06_per_processor
         self.rating = rating if rules.share_by_hs06 and rating is not None and 0 < rating < 1e9 else 1.0
-        self.room = Room(factory, self.alive, rules)
+        self.room = Room(now, factory, self.alive, rules)
         self.ends = ends_of(now, self.alive, kinds)
         self.size = max(1, min(rules.processors_per_superslot, factory.total_processors))
         self.slots = Superslots(self.ends, self.size)
@@ -87,6 +87,9 @@ class Filling:
         waiting = {name for name, kind in self.kinds.items() if not kind.idle and name not in self.holds}
         self.could_fill = {name for name in waiting if _fills_gaps(self.kinds[name])}
         eligible = frozenset(waiting)
+        for name in sorted((n for n in waiting if self.kinds[n].min_processors > 1), key=self.shares.key):
+            self._serve_wide(self.kinds[name], eligible)
+        waiting.difference_update(self.holds)
         heap = [(self.shares.key(name), name) for name in waiting]
         heapq.heapify(heap)
         while heap:
@@ -98,6 +101,16 @@ class Filling:
                 heapq.heappush(heap, (self.shares.key(name), name))
             else:
                 self.holds[name] = hold
+
+    def _serve_wide(self, kind: TypeRules, eligible: frozenset[str]) -> None:
+        """Give a type that needs several processors what it lacks before others break up what is free together."""
+        size = kind.min_processors * self.rating
+        while kind.name not in self.holds:
+            room = max(self.room.free, 0) * self.rating
+            if not entitled(size, *self.shares.standing(kind.name, eligible, room)):
+                return
+            if hold := self._start(kind, eligible):
+                self.holds[kind.name] = hold
 
     def _start(self, kind: TypeRules, eligible: frozenset[str]) -> Hold | None:
         """Start one machine, or say why not."""
@@ -167,14 +180,15 @@ class Filling:
             rating=self.rating,
             this=self.factory.name,
             others=self.space.factories.keys(),
+            trial=kind.name in self.trials,
         )
-        return hold if wish is None else self._serve(wish, hold)
+        return hold if wish is None else self._serve(wish, hold, eligible)
 
-    def _serve(self, wish: Claim, hold: Hold) -> Hold:
+    def _serve(self, wish: Claim, hold: Hold, eligible: frozenset[str]) -> Hold:
         kind = wish.kind
         filled = bool(self.could_fill - {kind.name})
         chosen = plan(self.now, wish, self.room.free, self._all_ends(), filled=filled)
-        if not kind.interruptible and self._interrupt(wish, chosen):
+        if not kind.interruptible and self._interrupt(wish, chosen, eligible):
             chosen = plan(self.now, wish, self.room.free, self._all_ends(), filled=filled)
         if chosen is None or kind.min_processors == 1:
             return Hold(hold.code, hold.sentence, chosen.at if chosen is not None else hold.until)
@@ -186,7 +200,7 @@ class Filling:
         self.claimant, self.kept = wish, chosen
         return Hold(Code.PROCESSORS, f"{hold.sentence}; they are being kept for it as they come free", chosen.at)
 
-    def _interrupt(self, wish: Claim, chosen: Plan | None) -> bool:
+    def _interrupt(self, wish: Claim, chosen: Plan | None, eligible: frozenset[str]) -> bool:
         before = chosen.at if chosen is not None else math.inf
         deaf = deaf_types(self.machines)
         told = victims(
@@ -196,6 +210,7 @@ class Filling:
             [machine for machine in self.alive if machine.id not in self.endings],
             self.kinds,
             self.shares,
+            eligible,
             deaf,
             rating=self.rating,
             before=before,

@@ -2,22 +2,27 @@
 
 from collections.abc import Iterable
 
+from lmd.vacuum import backoff
 from lmd.vacuum.backoff import Hold
 from lmd.vacuum.decision import Code
 from lmd.vacuum.facts import Factory, Machine, Phase, Rules, TypeRules
+
+SETTLING = 300.0
+"""Seconds after its start in which a machine is taken to have used none of its memory yet."""
 
 
 class Room:
     """Counts down as machines are decided on. Memory, disk and starts are None where there is no limit."""
 
-    def __init__(self, factory: Factory, alive: Iterable[Machine], rules: Rules) -> None:
+    def __init__(self, now: float, factory: Factory, alive: Iterable[Machine], rules: Rules) -> None:
         alive = list(alive)
         self.free = factory.total_processors - sum(max(m.processors, 0) for m in alive if not m.idle)
         self.idle = factory.total_processors - sum(max(m.processors, 0) for m in alive if m.idle)
         booked = sum(max(machine.memory_bytes, 0) for machine in alive)
         bounds = [factory.memory_bytes - booked] if factory.memory_bytes is not None else []
         if factory.free_memory_bytes is not None:
-            bounds.append(factory.free_memory_bytes)
+            unclaimed = sum(max(m.memory_bytes, 0) for m in alive if backoff.age(m, now) < SETTLING)
+            bounds.append(factory.free_memory_bytes - unclaimed)
         self.memory: int | None = min(bounds, default=None)
         self.disk: int | None = None
         if factory.free_disk_bytes is not None:
