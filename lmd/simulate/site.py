@@ -1,8 +1,8 @@
 """One simulated factory: its machines as the decision sees them, and what it would report."""
 
 import heapq
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from lmd.simulate.hearsay import Told
 from lmd.simulate.payload import Course
@@ -41,9 +41,11 @@ class Site:
         self.used = 0
         self.idle_used = 0
         self.busy: dict[str, int] = {}
+        self._records = {name: _Record(kind.fizzle_seconds) for name, kind in kinds.items()}
         self._booting: list[tuple[float, str]] = []
         self._made = 0
         self._memory = max((k.backoff_seconds + 2 * k.fizzle_seconds for k in kinds.values()), default=0.0)
+        self._pruned = 0.0
 
     @property
     def free(self) -> int:
@@ -58,7 +60,8 @@ class Site:
             if life is not None and life.machine.phase is Phase.STARTING:
                 life.machine = replace(life.machine, phase=Phase.RUNNING, started=ready)
         horizon = now - self._memory - KEPT_SECONDS
-        if self.ended and (self.ended[0].finished or 0.0) < horizon:
+        if now - self._pruned > KEPT_SECONDS / 4:
+            self._pruned = now
             self.ended = [machine for machine in self.ended if (machine.finished or 0.0) >= horizon]
         return [life.machine for life in self.lives.values()] + self.ended
 
@@ -79,6 +82,9 @@ class Site:
         life = self.lives[machine.id] = Life(machine, course)
         heapq.heappush(self._booting, (now + boot, machine.id))
         self._hold(machine, 1)
+        record = self._records[start.machinetype]
+        record.machines += 1
+        record.young[machine.id] = now + boot
         return life
 
     def end(self, now: float, life: Life, *, lost: bool = False) -> None:
@@ -87,16 +93,16 @@ class Site:
         del self.lives[machine.id]
         self._hold(machine, -1)
         started = machine.started if machine.started is not None else machine.created
-        self.ended.append(
-            replace(
-                machine,
-                phase=Phase.FINISHED,
-                started=started,
-                finished=now,
-                code=None if lost else course.code,
-                excused=lost or course.killed,
-            )
+        gone = replace(
+            machine,
+            phase=Phase.FINISHED,
+            started=started,
+            finished=now,
+            code=None if lost else course.code,
+            excused=lost or course.killed,
         )
+        self.ended.append(gone)
+        self._remember(gone)
 
     def _hold(self, machine: Machine, sign: int) -> None:
         name = machine.machinetype or ""
@@ -107,27 +113,49 @@ class Site:
         self.busy[name] = self.busy.get(name, 0) + sign * machine.processors
 
     def told(self, now: float) -> dict[str, Told]:
-        """What the factory reports of each type that it has run lately."""
-        by_type: dict[str, list[Machine]] = {}
-        for machine in self.machines(now):
-            by_type.setdefault(machine.machinetype or "", []).append(machine)
+        """What the factory reports of each type that it has run."""
         rating = self.factory.hs06_per_processor or 1.0
-        return {name: self._told(now, self.kinds[name], group, rating) for name, group in by_type.items()}
+        told = {}
+        for name, processors in self.busy.items():
+            record = self._records[name]
+            self._grow_up(now, record)
+            told[name] = Told(
+                processors=processors,
+                hs06=processors * rating,
+                machines=record.machines,
+                young=len(record.young),
+                abort=record.abort,
+                proven=record.proven,
+            )
+        return told
 
-    def _told(self, now: float, kind: TypeRules, machines: Iterable[Machine], rating: float) -> Told:
-        machines = list(machines)
-        alive = [machine for machine in machines if machine.phase is not Phase.FINISHED]
-        processors = sum(machine.processors for machine in alive)
-        newest = backoff.newest_abort(now, machines, kind)
-        abort = None
-        if newest is not None and newest.finished is not None:
-            message = str(newest.code) if newest.code is not None else "ended early without a message"
-            abort = (newest.finished, self.factory.name, message)
-        return Told(
-            processors=processors,
-            hs06=processors * rating,
-            machines=len(alive),
-            young=sum(1 for machine in alive if backoff.age(machine, now) < kind.fizzle_seconds),
-            abort=abort,
-            proven=backoff.proven(now, machines, kind),
-        )
+    def _grow_up(self, now: float, record: "_Record") -> None:
+        """Machines that have passed fizzle_seconds have shown that their type works."""
+        for name, started in list(record.young.items()):
+            if now - started < record.fizzle_seconds:
+                break
+            del record.young[name]
+            record.proven = max(record.proven or 0.0, started)
+
+    def _remember(self, ended: Machine) -> None:
+        kind = self.kinds[ended.machinetype or ""]
+        record = self._records[kind.name]
+        self._grow_up(ended.finished or 0.0, record)
+        record.machines -= 1
+        record.young.pop(ended.id, None)
+        if backoff.aborted(ended, kind) and ended.finished is not None:
+            message = str(ended.code) if ended.code is not None else "ended early without a message"
+            record.abort = (ended.finished, self.factory.name, message)
+        elif not ended.excused and ended.started is not None:
+            record.proven = max(record.proven or 0.0, ended.started)
+
+
+@dataclass(slots=True)
+class _Record:
+    """What a factory remembers of a type for its reports, kept up as machines come and go."""
+
+    fizzle_seconds: float
+    machines: int = 0
+    young: dict[str, float] = field(default_factory=dict)
+    abort: tuple[float, str, str] | None = None
+    proven: float | None = None

@@ -14,7 +14,7 @@ from lmd.vacuum.facts import Machine, Phase, TypeRules
 from lmd.vacuum.shares import Shares
 from lmd.vacuum.timeline import End, Plan, cheapest, end_of
 
-CHEAP, DEAR = 0.05, 0.5
+CHEAP, DEAR = 0.05, 1.0
 """What a second of waiting may cost, as a part of what the machine would do in it: of a type that has had its share
 over the accounting window, and of one that has had nothing."""
 FILLED = 0.2
