@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from cvmfs.blacklist import Blacklist
 from cvmfs.cache import Cache
 from cvmfs.errors import CvmfsError, Refused, Unreachable
 from cvmfs.manifest import MAX_BYTES, Manifest, Whitelist
 from cvmfs.objects import ObjectRef
 from cvmfs.store import ObjectStore
-from cvmfs.trust import MasterKeys, read_manifest, verify_certificate, verify_manifest, verify_whitelist
+from cvmfs.trust import MasterKeys, Withdrawn, read_manifest, verify_certificate, verify_manifest, verify_whitelist
 
 _MAX_CERTIFICATE = 1 << 16
 
@@ -33,13 +34,20 @@ class Authority:
     """Decides which manifest of one repository is valid."""
 
     def __init__(
-        self, name: str, keys: MasterKeys, store: ObjectStore, cache: Cache, clock: Callable[[], float] = time.time
+        self,
+        name: str,
+        keys: MasterKeys,
+        store: ObjectStore,
+        cache: Cache,
+        clock: Callable[[], float] = time.time,
+        blacklist: Blacklist | None = None,
     ) -> None:
         self._name = name
         self._keys = keys
         self._store = store
         self._cache = cache
         self._clock = clock
+        self._blacklist = blacklist or Blacklist()
         self._lock = threading.Lock()
         self._whitelist: Whitelist | None = None
 
@@ -91,11 +99,18 @@ class Authority:
         try:
             if known is None or known.expires <= self._clock():
                 raise Refused("whitelist not known yet")
-            key = verify_certificate(pem, known)
+            key = verify_certificate(pem, known, self._blacklist)
+        except Withdrawn:
+            raise
         except Refused:  # the owner may have signed a new whitelist since
             self._whitelist = self._fetch_whitelist()
-            key = verify_certificate(pem, self._whitelist)
+            key = verify_certificate(pem, self._whitelist, self._blacklist)
         verify_manifest(signed, self._name, key)
+        if manifest.revision < self._blacklist.first_revision:
+            raise Withdrawn(
+                f"manifest of {self._name}: revision {manifest.revision} is in the blacklist, which allows"
+                f" {self._blacklist.first_revision} and later"
+            )
         return manifest
 
     def _fetch_whitelist(self) -> Whitelist:

@@ -15,15 +15,15 @@ import hashlib
 import itertools
 import logging
 import os
-import queue
 import stat
 import struct
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from cvmfs.content import Content, MemoryBudget
+from cvmfs.behind import Behind, Small
+from cvmfs.content import Content, MemoryBudget, SmallContent
 from cvmfs.errors import CacheUnusable
 
 MARKER = "lmd-cvmfs-cache"
@@ -33,7 +33,6 @@ _SEAL = struct.Struct("<8sQ20s")
 _USAGE = struct.Struct("<q")
 _PIECE = 1 << 20
 _SMALL = 1 << 16
-_BEHIND = 512
 _TOUCH_SECONDS = 60
 _STALE_SECONDS = 60
 _KEEP_LAST = ("C", "X", "H", "M")
@@ -57,11 +56,9 @@ class Cache:
         self._budget = MemoryBudget(memory)
         self._verified: dict[str, _Signature] = {}
         self._serial = itertools.count()
+        self._cleanups: deque[float] = deque(maxlen=10_000)
         _claim(directory)
-        self._pending: dict[str, Content] = {}
-        self._behind: queue.Queue[tuple[str, bytes]] = queue.Queue(_BEHIND)
-        self._writer: threading.Thread | None = None
-        self._writer_lock = threading.Lock()
+        self._behind = Behind(self._write_small)
         self._temporary = directory / "tmp"
         self._data = directory / "data"
         self._lock_file = directory / "usage"
@@ -69,10 +66,11 @@ class Cache:
 
     def open(self, key: str) -> Content | None:
         """The content under this key, checked against its seal, or None. A damaged file is removed."""
+        self._behind.busy()
         path = self._path(key)
         opened = _open_sealed(path)
         if opened is None:
-            return self._pending.get(key)
+            return self._behind.get(key)
         fd, status = opened
         signature = (status.st_ino, status.st_mtime_ns, status.st_size)
         content = Content(fd, status.st_size - _SEAL.size, path)
@@ -91,7 +89,7 @@ class Cache:
                 if os.stat(self._path(key)).st_size > _SMALL:  # noqa: PTH116 — paths are texts here
                     return None
             except OSError:
-                return self._pending.get(key)
+                return self._behind.get(key)
         return self.open(key)
 
     def store(self, key: str, pieces: Iterator[bytes]) -> Content:
@@ -110,10 +108,7 @@ class Cache:
             raise
 
     def store_soon(self, key: str, pieces: Iterator[bytes]) -> Content:
-        """Like store, but small content is returned at once, and written to disk by a thread behind.
-
-        Making a file takes longer than fetching a small object; what a crash leaves unwritten is fetched again.
-        """
+        """Like store, but small content is returned at once, and written to disk when there is time (see Behind)."""
         data: list[bytes] = []
         size = 0
         for piece in pieces:
@@ -122,31 +117,56 @@ class Cache:
             if size > _SMALL:
                 return self.store(key, itertools.chain(data, pieces))
         whole = b"".join(data)
-        fd = os.memfd_create("cvmfs", os.MFD_CLOEXEC)
-        content = Content(fd, size, None)
-        _write_at(fd, whole, 0)
-        with self._writer_lock:
-            self._pending[key] = content
-            if self._writer is None:
-                self._writer = threading.Thread(target=self._write_behind, daemon=True, name="cvmfs-cache")
-                self._writer.start()
-        self._behind.put((key, whole))
-        return content
+        self._behind.add(key, whole)
+        return SmallContent(whole)
 
     def flush(self) -> None:
         """Wait until all that was stored is on disk."""
-        self._behind.join()
+        self._behind.flush()
 
-    def _write_behind(self) -> None:
-        while True:
-            key, whole = self._behind.get()
+    def _write_small(self, batch: Sequence[Small]) -> None:
+        """Write small objects, with one look at the accounts for all. On a full disk half of the cache is given up
+        for them, and if that does not help they are: they will be fetched again."""
+        size = sum(len(data) + _SEAL.size for _, data in batch)
+        if not self._admit(size):
+            return
+        for number, (key, data) in enumerate(batch):
             try:
-                self.store(key, iter((whole,)))
-            except Exception:
-                log.exception("cache %s: an object was not written", self.directory)
-            finally:
-                self._pending.pop(key, None)
-                self._behind.task_done()
+                self._put(key, data)
+            except OSError as error:
+                if number == 0 and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    with contextlib.suppress(OSError):
+                        self.make_room()
+                        self._account(size)
+                        self._put(key, data)
+                        continue
+                with contextlib.suppress(OSError):
+                    self._account(-sum(len(other) + _SEAL.size for _, other in batch[number:]))
+                return
+
+    def _put(self, key: str, data: bytes) -> None:
+        draft = f"{self._temporary}/{self._draft_name()}"
+        seal = _SEAL.pack(_MAGIC, len(data), hashlib.sha1(data, usedforsecurity=False).digest())
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            _write_at(fd, data + seal, 0)
+            self._name(draft, key)
+            status = os.fstat(fd)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(draft)  # noqa: PTH108 — paths are texts here
+            raise
+        finally:
+            os.close(fd)
+        self._note(key, (status.st_ino, status.st_mtime_ns, status.st_size))
+
+    def _name(self, draft: str, key: str) -> None:
+        path = self._path(key)
+        try:
+            os.rename(draft, path)  # noqa: PTH104 — as above
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)  # noqa: PTH103, PTH120 — as above
+            os.rename(draft, path)  # noqa: PTH104 — as above
 
     def state(self, repository: str, name: str) -> bytes | None:
         """A small file kept for a repository, such as the last manifest, or None."""
@@ -191,6 +211,7 @@ class Cache:
 
     def make_room(self, target: int | None = None) -> None:
         """Remove least recently used files until `target` bytes (half of all) are left, and correct the accounts."""
+        self._cleanups.append(self._clock())
         files = sorted(self._files(), key=lambda file: (file[0].endswith(_KEEP_LAST), file[1]))
         total = sum(size for _, _, size in files)
         target = total // 2 if target is None else target
@@ -201,6 +222,11 @@ class Cache:
                 os.unlink(path)  # noqa: PTH108 — paths are texts here, thousands of them
                 total -= size
         self._account(0, exactly=total)
+
+    def cleanups(self, seconds: float) -> int:
+        """How often this process has removed objects to make room in the last so many seconds."""
+        since = self._clock() - seconds
+        return sum(when >= since for when in self._cleanups)
 
     def _files(self) -> Iterator[tuple[str, float, int]]:
         """Path, time of last use and size of every object."""
@@ -327,11 +353,7 @@ class _Draft:
         if not cache._admit(self._size + _SEAL.size):
             os.unlink(draft)  # noqa: PTH108 — as above
             return Content(self._fd, self._size, None)
-        try:
-            os.rename(draft, path)  # noqa: PTH104 — as above
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)  # noqa: PTH103, PTH120 — as above
-            os.rename(draft, path)  # noqa: PTH104 — as above
+        cache._name(draft, self._key)
         fcntl.flock(self._fd, fcntl.LOCK_UN)
         status = os.fstat(self._fd)
         cache._note(self._key, (status.st_ino, status.st_mtime_ns, status.st_size))

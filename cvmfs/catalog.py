@@ -110,7 +110,7 @@ class Catalog:
         self._file = SqliteFile(content, f"catalog {hash_}")
         self._what = f"catalog {hash_}"
         properties = self._properties()
-        self._check_schema(properties.get("schema", "2.5"))
+        self._check_schema(properties.get("schema", "1.0"))
         self.root_prefix = properties.get("root_prefix", "").encode("utf-8", "surrogateescape").rstrip(b"/")
         self.revision = _number(properties.get("revision", "0"))
         self.ttl = _number(properties.get("TTL", "0"))
@@ -138,8 +138,8 @@ class Catalog:
             schema = float(text)
         except ValueError:
             raise Damaged(f"{self._what}: schema {text[:20]!r} is not a number") from None
-        if not 2.0 <= schema < 2.6:
-            raise Unsupported(f"{self._what}: schema {text[:20]} is not one of 2.0 to 2.5")
+        if not 1.0 <= schema < 2.6:
+            raise Unsupported(f"{self._what}: schema {text[:20]} is not one of 1.0 to 2.5")
 
     def _nested(self, table: str) -> dict[bytes, Nested]:
         columns = self._file.columns(table)

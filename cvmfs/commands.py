@@ -34,6 +34,11 @@ def parser() -> argparse.ArgumentParser:
     mount.add_argument("--foreground", action="store_true", help="stay in the foreground, log to standard error")
     mount.add_argument("--log", type=Path, metavar="FILE", help="append messages to FILE when in the background")
     mount.add_argument("--with-process", type=int, metavar="PID", help="end when this process has ended")
+    mount.add_argument("--inside", type=int, metavar="PID", help="mount in this process's namespaces, live as it does")
+    mount.add_argument("--leases", type=Path, metavar="DIR", help="end when no process named in DIR lives any more")
+    mount.add_argument("--idle", type=float, default=60.0, metavar="SECONDS", help="how long after that (60)")
+    mount.add_argument("--client", metavar="PROGRAM", help="with --inside: serve it by the distribution's client")
+    mount.add_argument("--pid-file", type=Path, metavar="FILE", help="write the serving process's id and start to FILE")
     mount.add_argument("-o", dest="options", action="append", default=[], metavar="OPTION[,...]", help="mount options")
     for name, text in (("ls", "list a directory"), ("stat", "describe an entry"), ("cat", "write files to output")):
         command = commands.add_parser(name, parents=[common], help=text)

@@ -2,8 +2,8 @@
 
 Later wins: profile of the domain; default.conf, default.d/*.conf, default.local; domain.d/DOMAIN.conf and .local;
 config.d/REPOSITORY.conf and .local; TOML; the command line. The configuration repository, where one is named, has
-its default.conf, domain.d and config.d read before the local file of the same kind (CernVM-FS documentation,
-"Configuration layout").
+its default.conf read after default.d, and the other two before this host's files of their kind (CernVM-FS
+documentation, "Configuration layout"); the latter leave at once if they see that it was there.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import posixpath
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,13 @@ _NAMES = (
     *("cache_dir", "config_repository", "timeout", "timeout_direct", "follow_redirects", "proxy_reset_after"),
     *("host_reset_after", "repository_tag", "repository_revision", "repository_date", "root_hash", "kcache_timeout"),
     *("auto_update", "max_ttl", "claim_ownership", "check_permissions", "suid", "use_cdn", "default_domain"),
+    *("uid_map", "gid_map", "world_readable", "magic_xattrs_visibility", "blacklist"),
 )
-_JOINED = {"server_url": ";", "http_proxy": ";", "pac_urls": ";", "public_key": ":", "keys_dir": ":"}
+_TEMPLATED = tuple(
+    f"CVMFS_{name}"
+    for name in ("PUBLIC_KEY", "KEYS_DIR", "CACHE_DIR", "CACHE_BASE", "UID_MAP", "GID_MAP", "BLACKLIST", "PAC_URLS")
+)
+_JOINED = {"blacklist": ":", "server_url": ";", "http_proxy": ";", "pac_urls": ";", "public_key": ":", "keys_dir": ":"}
 Values = dict[str, str]
 
 
@@ -68,7 +74,9 @@ def _load(request: Request, *, with_config_repository: bool) -> Values:
         return _finished(plain)  # all that it could say is on the command line
     below = Path("/cvmfs") / check_repository_name(config)
     if (below / "etc/cvmfs").is_dir():  # mounted here, by whatever client
-        return _finished(_layers(request, lambda path: _local(below / path), toml))
+        values = _layers(request, lambda path: _local(below / path), toml)
+        values["CVMFS_BLACKLIST"] += f":{below}/etc/cvmfs/blacklist"
+        return _finished(values)
     inherited = {key: value for key, value in request.given.items() if key in ("CVMFS_HTTP_PROXY", "CVMFS_CACHE_DIR")}
     own = Request(config, inherited, request.toml, request.etc)
     try:
@@ -80,6 +88,7 @@ def _load(request: Request, *, with_config_repository: bool) -> Values:
         return _finished(plain)
     try:
         values = _layers(request, lambda path: _inside(repository, path), toml)
+        _with_blacklist(values, repository)
         return _finished(_with_keys(values, repository, str(below)))
     finally:
         repository.close()
@@ -92,20 +101,27 @@ def _full_name(name: str, values: Mapping[str, str]) -> str:
 
 
 def _layers(request: Request, remote: Callable[[str], str | None] | None, toml: Values) -> Values:
-    values: Values = {}
+    values: Values = {"CVMFS_MOUNT_DIR": "/cvmfs", "CVMFS_FQRN": request.repository}
     etc = request.etc
 
-    def apply(kind: str, local: Path) -> None:
-        text = remote(f"etc/cvmfs/{kind}.conf") if remote is not None else None
-        if text is not None:
-            read_shell(text, values, f"configuration repository: {kind}.conf")
-        read_shell_file(local, values)
+    def from_repository(kind: str) -> None:
+        where = f"etc/cvmfs/{kind}.conf"
+        text = remote(where) if remote is not None else None
+        if remote is not None and text is not None:
+            folder = posixpath.dirname(where)
+            read_shell(
+                text, values, f"configuration repository: {kind}.conf", lambda name: _beside(remote, folder, name)
+            )
 
     read_shell_file(etc / "default.conf", values)
     with contextlib.suppress(OSError):
         for file in sorted((etc / "default.d").glob("*.conf")):
             read_shell_file(file, values)
-    apply("default", etc / "default.local")
+    named = values.get("CVMFS_CONFIG_REPOSITORY", "")
+    from_repository("default")
+    read_shell_file(etc / "default.local", values)
+    if remote is not None and named:
+        values["CVMFS_CONFIG_REPOSITORY"] = named  # which one it is may not be changed by itself
     name = _full_name(request.repository, {**values, **toml, **request.given})
     domain = name.partition(".")[2]
     text = profile(domain)
@@ -115,19 +131,31 @@ def _layers(request: Request, remote: Callable[[str], str | None] | None, toml: 
         below.update({key: value for key, value in toml.items() if key == "CVMFS_USE_CDN"})
         read_shell(text, below, f"profile {domain}")
         values.update({key: value for key, value in below.items() if key not in values})
-    read_shell_file(etc / "domain.d" / f"{domain}.conf", values)
-    apply(f"domain.d/{domain}", etc / "domain.d" / f"{domain}.local")
-    read_shell_file(etc / "config.d" / f"{name}.conf", values)
-    apply(f"config.d/{name}", etc / "config.d" / f"{name}.local")
+    values["CVMFS_FQRN"] = name
+    for kind in (f"domain.d/{domain}", f"config.d/{name}"):
+        from_repository(kind)
+        read_shell_file(etc / f"{kind}.conf", values)
+        read_shell_file(etc / f"{kind}.local", values)
     values.update(toml)
     values.update(request.given)
+    values.setdefault("CVMFS_BLACKLIST", str(etc / "blacklist"))
     return values
+
+
+def _beside(remote: Callable[[str], str | None], folder: str, name: str) -> str | None:
+    """A file that one of the configuration repository includes, by a path from where that one is."""
+    path = posixpath.normpath(posixpath.join(folder, name))
+    return None if path.startswith(("/", "..")) else remote(path)
 
 
 def _finished(values: Values) -> Values:
     """Defaults that depend on where things are."""
     if not values.get("CVMFS_HTTP_PROXY"):
         values["CVMFS_HTTP_PROXY"] = "DIRECT"
+    name = values["CVMFS_FQRN"]
+    for setting in _TEMPLATED:
+        if "@" in values.get(setting, ""):
+            values[setting] = values[setting].replace("@fqrn@", name).replace("@org@", name.partition(".")[0])
     return values
 
 
@@ -169,6 +197,13 @@ def _with_keys(values: Values, repository: Repository, below: str) -> Values:
             _brought(repository, word[len(below) :], folder) if word.startswith(below + "/") else word for word in words
         )
     return values
+
+
+def _with_blacklist(values: Values, repository: Repository) -> None:
+    data = _read_inside(repository, b"/etc/cvmfs/blacklist")
+    folder = repository.store.cache.directory / "repositories" / repository.name
+    repository.store.cache.keep_state(repository.name, "blacklist", data or b"")
+    values["CVMFS_BLACKLIST"] += f":{folder}/blacklist"
 
 
 def _brought(repository: Repository, path: str, folder: Path) -> str:

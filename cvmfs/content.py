@@ -70,3 +70,25 @@ class Content:
         except OSError:  # not in the page cache, or a file system that cannot tell
             return None
         return bytes(buffer) if got == length else None
+
+
+class SmallContent(Content):
+    """Content in memory that needs no descriptor."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = len(data)
+        self.path = None
+
+    def __del__(self) -> None:
+        pass
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See Content."""
+        return self._data[offset : offset + max(length, 0)]
+
+    def read_now(self, offset: int, length: int) -> bytes | None:
+        """See Content."""
+        return self._data[offset : offset + max(length, 0)]

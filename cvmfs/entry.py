@@ -86,8 +86,11 @@ class Entry:
 
     @property
     def compression(self) -> str:
-        """`zlib` or `none`."""
-        return COMPRESSIONS[(self.flags >> 11) & 7]
+        """`zlib` or `none`. Raises Unsupported for another one."""
+        number = (self.flags >> 11) & 7
+        if number >= len(COMPRESSIONS):
+            raise Unsupported(f"entry {self.name!r}: compression number {number} is unknown to this reader")
+        return COMPRESSIONS[number]
 
     @property
     def algorithm(self) -> int:
@@ -138,8 +141,6 @@ def make_entry(row: tuple[object, ...], *, is_root: bool) -> Entry:
     flag_bits = _integer(name, "flags", flags, 0, (1 << 32) - 1)
     mode_bits = _integer(name, "mode", mode, 0, 0o177777)
     kind = _kind(name, flag_bits, mode_bits)
-    if (flag_bits >> 11) & 7 >= len(COMPRESSIONS):
-        raise Unsupported(f"entry {name!r}: compression number {(flag_bits >> 11) & 7} is unknown to this reader")
     links = _integer(name, "hardlinks", 1 if hardlinks is None else hardlinks, 0, (1 << 63) - 1)
     link = _bytes(name, "symlink", target, _MAX_TARGET) if kind is Kind.LINK else b""
     length = _integer(name, "size", size, 0, _MAX_SIZE)

@@ -38,6 +38,7 @@ class _Shake128:
 ALGORITHMS: tuple[tuple[str, str], ...] = (("sha1", ""), ("rmd160", "-rmd160"), ("shake128", "-shake128"))
 """Name and suffix; the position is the number that catalogs store in bits 8 to 10 of the flags."""
 
+SUFFIXES = tuple(suffix for _, suffix in ALGORITHMS)
 _BY_SUFFIX = {suffix: number for number, (_, suffix) in enumerate(ALGORITHMS)}
 
 

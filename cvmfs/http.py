@@ -1,7 +1,8 @@
 """One HTTP request, bounded in time and in bytes.
 
-A server may hang at any point, send a byte now and then, redirect, or lie about lengths: `Pace` sits below
-every receive of the socket, so that headers and bodies are held to it alike.
+A server may hang at any point, send a byte now and then, redirect, or lie about lengths: `_Pace` sits below
+every receive of the socket, so that headers and bodies are held to it alike. The standard library's client is
+used directly: a request costs a third of the processor time that it costs through a pool of urllib3.
 """
 
 from __future__ import annotations
@@ -9,23 +10,13 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
-from urllib.parse import urljoin
-
-import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    NewConnectionError,
-    ProxyError,
-)
-from urllib3.response import HTTPResponse
-from urllib3.util.ssl_ import create_urllib3_context
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from cvmfs.errors import Missing, Unreachable
 
@@ -33,10 +24,13 @@ PIECE = 1 << 18
 SLOWEST = 1024
 """Bytes a second that an answer has to come with, as the mean of each window."""
 
-_DEFAULT_SECONDS = 10.0
+_AROUND = 1 << 20
+"""Bytes that an answer may have beyond its content: headers, and what the transfer adds."""
+
 _MAX_REDIRECTS = 4
 _REDIRECTS = (301, 302, 303, 307, 308)
 _GONE = (403, 404, 410)
+_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +47,13 @@ class ProxyFailed(Unreachable):
 
 
 class _Pace:
-    """What one answer may still wait for: windows of `seconds`, each with a least number of bytes."""
+    """What one answer may still wait for: windows of `seconds`, each with a least number of bytes; `most` in all."""
 
-    __slots__ = ("_bytes", "_seconds", "_start")
+    __slots__ = ("_bytes", "_left", "_seconds", "_start")
 
-    def __init__(self, seconds: object) -> None:
-        self._seconds = seconds if isinstance(seconds, float | int) else _DEFAULT_SECONDS
-        self._start, self._bytes = time.monotonic(), 0
+    def __init__(self, seconds: float, most: int) -> None:
+        self._seconds = seconds
+        self._start, self._bytes, self._left = time.monotonic(), 0, most
 
     def allowance(self) -> float:
         """Seconds until the window ends. Raises TimeoutError if it ended with too few bytes."""
@@ -73,6 +67,9 @@ class _Pace:
 
     def count(self, received: int) -> None:
         self._bytes += received
+        self._left -= received
+        if self._left < 0:
+            raise OSError("the answer does not end")
 
 
 class _PacedSocket(socket.socket):
@@ -90,7 +87,7 @@ class _PacedSocket(socket.socket):
 class _PacedTlsSocket(ssl.SSLSocket):
     """A TLS socket held to its pace."""
 
-    pace: _Pace = _Pace(_DEFAULT_SECONDS)
+    pace: _Pace = _Pace(10.0, _AROUND)
 
     def recv_into(self, *args: Any, **keywords: Any) -> int:
         self.settimeout(self.pace.allowance())
@@ -99,121 +96,184 @@ class _PacedTlsSocket(ssl.SSLSocket):
         return received
 
 
-class _Connection(HTTPConnection):
-    def _new_conn(self) -> socket.socket:
-        plain = super()._new_conn()
-        paced = _PacedSocket(plain.family, plain.type, plain.proto, plain.detach())
-        paced.pace = _Pace(self.timeout)
-        return paced
-
-    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # urllib3 narrows it to its own class
-        if isinstance(self.sock, _PacedSocket):
-            self.sock.pace = _Pace(self.timeout)
-        return super().getresponse()
+def _paced_socket(address: tuple[str, int], timeout: float, *_: object) -> _PacedSocket:
+    plain = socket.create_connection(address, timeout)
+    with contextlib.suppress(OSError):
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    paced = _PacedSocket(plain.family, plain.type, plain.proto, plain.detach())
+    paced.pace = _Pace(timeout, _AROUND)  # a proxy's answer to CONNECT comes first
+    return paced
 
 
-class _TlsConnection(HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        if isinstance(self.sock, _PacedTlsSocket):
-            self.sock.pace = _Pace(self.timeout)
-
-    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as above
-        if isinstance(self.sock, _PacedTlsSocket):
-            self.sock.pace = _Pace(self.timeout)
-        return super().getresponse()
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _TlsPool(HTTPSConnectionPool):
-    ConnectionCls = _TlsConnection
+def _tls() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.sslsocket_class = _PacedTlsSocket
+    return context
 
 
 class Http:
     """Connections to servers and proxies, kept open for reuse; safe to use from several threads."""
 
     def __init__(self, agent: str, connections: int = 16) -> None:
+        """`connections` is how many idle ones to keep for each way."""
         self._agent = agent
-        self._connections = connections
-        self._managers: dict[tuple[str | None, bool], urllib3.PoolManager] = {}
+        self._keep = connections
+        self._idle: dict[tuple[str, str, str | None], list[HTTPConnection]] = {}
+        self._lock = threading.Lock()
+        self._context: ssl.SSLContext | None = None
+        self._closed = False
 
     def get(self, url: str, proxy: str | None, limits: Limits, most: int, *, fresh: bool = False) -> Iterator[bytes]:
         """The pieces of the body behind `url`, at most `most` bytes of it.
 
         `fresh` asks caches on the way to fetch anew. Raises Missing, ProxyFailed or Unreachable.
         """
+        for _ in range(_MAX_REDIRECTS if limits.redirects else 0):
+            answer = _Answer(self, url, proxy, limits, most, fresh)
+            if answer.response.status not in _REDIRECTS:
+                break
+            answer.drop()
+            url = _redirected(url, answer.response)
+        else:
+            answer = _Answer(self, url, proxy, limits, most, fresh)
         try:
-            response = self._request(url, proxy, limits, fresh)
-            for _ in range(_MAX_REDIRECTS if limits.redirects else 0):
-                if response.status not in _REDIRECTS:
-                    break
-                response.close()
-                url = urljoin(url, response.headers.get("location", ""))
-                response = self._request(url, proxy, limits, fresh)
-        except (ConnectTimeoutError, NewConnectionError, ProxyError) as error:
-            raise (ProxyFailed if proxy else Unreachable)(f"{proxy or url}: {_reason(error)}") from error
-        except (HTTPError, OSError, ValueError) as error:
-            raise Unreachable(f"{url}: {_reason(error)}") from error
-        try:
-            yield from self._body(url, response, most)
+            yield from answer.body()
         finally:
-            response.close()  # an answer read to its end has given its connection back before
+            answer.drop()
 
-    def _request(self, url: str, proxy: str | None, limits: Limits, fresh: bool) -> urllib3.BaseHTTPResponse:
-        headers = {"User-Agent": self._agent, "Accept-Encoding": "identity", "Accept": "*/*"}
-        if fresh:
-            headers |= {"Cache-Control": "no-cache", "Pragma": "no-cache"}
-        return self._manager(proxy, url.startswith("https:")).request(
-            "GET",
-            url,
-            headers=headers,
-            preload_content=False,
-            decode_content=False,
-            redirect=False,
-            retries=False,
-            timeout=urllib3.Timeout(connect=limits.timeout, read=limits.timeout),
-        )
+    def connection(self, parts: SplitResult, proxy: str | None, timeout: float, *, new: bool) -> HTTPConnection:
+        """An idle connection, or a new one; `sock` of a new one is None."""
+        with self._lock:
+            idle = self._idle.get((parts.scheme, parts.netloc, proxy))
+            if idle and not new:
+                return idle.pop()
+            if self._context is None and "https" in (parts.scheme, proxy and urlsplit(proxy).scheme):
+                self._context = _tls()
+        first = urlsplit(proxy) if proxy else parts
+        port = first.port or _PORTS[first.scheme]
+        made: HTTPConnection
+        if parts.scheme == "https" or first.scheme == "https":
+            made = HTTPSConnection(first.hostname or "", port, timeout=timeout, context=self._context)
+        else:
+            made = HTTPConnection(first.hostname or "", port, timeout=timeout)
+        if proxy and parts.scheme == "https":
+            made.set_tunnel(parts.hostname or "", parts.port or 443)
+        made._create_connection = _paced_socket  # type: ignore[attr-defined]  # as its own tests and urllib3 do
+        return made
 
-    def _body(self, url: str, response: urllib3.BaseHTTPResponse, most: int) -> Iterator[bytes]:
+    def give_back(self, parts: SplitResult, proxy: str | None, connection: HTTPConnection) -> None:
+        """Keep a connection whose last answer was read to its end."""
+        with self._lock:
+            idle = self._idle.setdefault((parts.scheme, parts.netloc, proxy), [])
+            if len(idle) < self._keep and not self._closed:
+                idle.append(connection)
+                return
+        connection.close()
+
+    def headers(self, fresh: bool) -> list[tuple[str, str]]:
+        """What every request says."""
+        found = [("User-Agent", self._agent), ("Accept", "*/*")]
+        return [*found, ("Cache-Control", "no-cache"), ("Pragma", "no-cache")] if fresh else found
+
+    def close(self) -> None:
+        """Close idle connections, and keep none from now on."""
+        with self._lock:
+            self._closed = True
+            waiting = [connection for idle in self._idle.values() for connection in idle]
+            self._idle.clear()
+        for connection in waiting:
+            connection.close()
+
+
+class _Answer:
+    """One request that was sent, and the answer to it. The connection goes back once the body was read whole."""
+
+    def __init__(self, http: Http, url: str, proxy: str | None, limits: Limits, most: int, fresh: bool) -> None:
+        """Raises ProxyFailed or Unreachable."""
+        self._http, self._url, self._proxy, self._most, self._limits = http, url, proxy, most, limits
+        self._connection: HTTPConnection | None = None
+        try:
+            self._parts = urlsplit(url)
+            if self._parts.scheme not in _PORTS or not self._parts.hostname:
+                raise ValueError("not a URL of http or https")
+            self.response = self._first_or_again(fresh)
+        except (HTTPException, OSError, ValueError) as error:
+            self.drop()
+            raise Unreachable(f"{url}: {_reason(error)}") from error
+        except Unreachable:
+            self.drop()
+            raise
+
+    def _first_or_again(self, fresh: bool) -> HTTPResponse:
+        """An idle connection that the server has closed says nothing about the server: then a new one is made."""
+        connection = self._http.connection(self._parts, self._proxy, self._limits.timeout, new=False)
+        if connection.sock is None:
+            return self._ask(connection, fresh)
+        try:
+            return self._ask(connection, fresh)
+        except ConnectionError:
+            connection.close()
+        return self._ask(self._http.connection(self._parts, self._proxy, self._limits.timeout, new=True), fresh)
+
+    def _ask(self, connection: HTTPConnection, fresh: bool) -> HTTPResponse:
+        self._connection = connection
+        if connection.sock is None:
+            self._connect(connection)
+        paced: Any = connection.sock
+        paced.pace = _Pace(self._limits.timeout, self._most + self._most // 64 + _AROUND)
+        paced.settimeout(self._limits.timeout)
+        parts = self._parts
+        target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+        absolute = self._proxy is not None and parts.scheme == "http"
+        connection.putrequest("GET", f"http://{parts.netloc}{target}" if absolute else target)
+        for name, value in self._http.headers(fresh):
+            connection.putheader(name, value)
+        connection.endheaders()
+        return connection.getresponse()
+
+    def _connect(self, connection: HTTPConnection) -> None:
+        try:
+            connection.connect()
+        except ssl.SSLCertVerificationError:  # the server's, not the proxy's
+            raise
+        except OSError as error:
+            kind = ProxyFailed if self._proxy else Unreachable
+            raise kind(f"{self._proxy or self._url}: {_reason(error)}") from error
+
+    def body(self) -> Iterator[bytes]:
+        """The pieces of the body. Raises Missing or Unreachable."""
+        response, url = self.response, self._url
         if response.status != 200:
             kind = Missing if response.status in _GONE else Unreachable
-            raise kind(f"{url}: the server answers {response.status} {response.reason or ''}".rstrip())
+            raise kind(f"{url}: the server answers {response.status} {response.reason or ''}".rstrip()[:300])
         declared = response.headers.get("content-length")
         total = 0
         try:
-            while piece := response.read1(PIECE, decode_content=False):
+            while piece := response.read1(PIECE):
                 total += len(piece)
-                if total > most:
-                    raise Unreachable(f"{url}: the answer is longer than {most} bytes")
+                if total > self._most:
+                    raise Unreachable(f"{url}: the answer is longer than {self._most} bytes")
                 yield piece
-        except (HTTPError, OSError, ValueError) as error:
+        except (HTTPException, OSError, ValueError) as error:
             raise Unreachable(f"{url}: {_reason(error)}") from error
         if declared is not None and declared.isdigit() and int(declared) != total:
             raise Unreachable(f"{url}: {total} bytes came, {declared} were announced")
+        if self._connection is not None and not response.will_close and (declared is not None or response.chunked):
+            response.close()
+            self._http.give_back(self._parts, self._proxy, self._connection)
+            self._connection = None
 
-    def _manager(self, proxy: str | None, tls: bool) -> urllib3.PoolManager:
-        manager = self._managers.get((proxy, tls))
-        if manager is None:
-            options: dict[str, Any] = {"num_pools": 64, "maxsize": self._connections, "block": False}
-            if tls:
-                context = create_urllib3_context()
-                context.load_default_certs()
-                context.sslsocket_class = _PacedTlsSocket
-                options["ssl_context"] = context
-            manager = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
-            manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
-            self._managers[(proxy, tls)] = manager
-        return manager
+    def drop(self) -> None:
+        """Close the connection, unless it was given back."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
-    def close(self) -> None:
-        """Close idle connections."""
-        for manager in list(self._managers.values()):
-            with contextlib.suppress(Exception):
-                manager.clear()
+
+def _redirected(url: str, response: HTTPResponse) -> str:
+    return urljoin(url, response.headers.get("location") or "")
 
 
 def _reason(error: BaseException) -> str:
-    return str(getattr(error, "reason", None) or error or type(error).__name__).replace("\n", " ")[:300]
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(text).replace("\n", " ")[:300]

@@ -7,14 +7,14 @@ import re
 import time
 from dataclasses import dataclass
 
-from cvmfs.errors import Damaged
-from cvmfs.hashes import ContentHash
+from cvmfs.errors import Damaged, Unsupported
+from cvmfs.hashes import SUFFIXES, ContentHash
 
 MAX_BYTES = 1 << 20
 """No manifest or whitelist may be longer."""
 
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
-_FINGERPRINT = re.compile(r"((?:[0-9A-F]{2}:){19}[0-9A-F]{2})(-[A-Z0-9]{1,16})?", re.ASCII)
+_FINGERPRINT = re.compile(r"([0-9a-f]{40})(-[a-z0-9]{1,16})?", re.ASCII)
 _EMPTY_PATH_MD5 = "d41d8cd98f00b204e9800998ecf8427e"
 
 
@@ -100,14 +100,20 @@ def parse_whitelist(body: bytes) -> Whitelist:
         expires = calendar.timegm(time.strptime(lines[1][1:], "%Y%m%d%H%M%S"))
     except ValueError:
         raise Damaged(f"whitelist: expiry {lines[1][:40]!r} is not YYYYMMDDhhmmss") from None
-    found = set()
-    for line in lines[3:]:
-        word = line.partition("#")[0].split()
-        match = _FINGERPRINT.fullmatch(word[0].upper()) if word else None
-        if match:
-            text = match[1].replace(":", "").lower() + (match[2] or "").lower()
-            found.add(ContentHash.parse(text, "whitelist: fingerprint"))
-    return Whitelist(lines[2][1:], expires, frozenset(found))
+    for line in lines[3:5]:
+        if line in ("Vpkcs7", "Wcachain"):
+            raise Unsupported(f"whitelist: asks for verification by {line[1:]}, which this reader does not do")
+    found = [parse_fingerprint(line) for line in lines[3:]]
+    return Whitelist(lines[2][1:], expires, frozenset(mark for mark in found if mark is not None))
+
+
+def parse_fingerprint(line: str) -> ContentHash | None:
+    """The fingerprint at the start of a line, with or without colons, or None; comments begin with #."""
+    word = line.partition("#")[0].split()
+    match = _FINGERPRINT.fullmatch(word[0].replace(":", "").lower()) if word else None
+    if match is None or (match[2] or "") not in SUFFIXES:
+        return None
+    return ContentHash.parse(match[1] + (match[2] or ""), "fingerprint")
 
 
 def _lines(body: bytes, what: str) -> list[str]:

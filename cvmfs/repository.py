@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from cvmfs.activity import Activity
 from cvmfs.authority import Authority, Verdict
+from cvmfs.blacklist import Blacklist
 from cvmfs.cache import Cache
 from cvmfs.catalog import Nested
 from cvmfs.entry import Kind, parse_xattrs
@@ -64,6 +66,7 @@ class Repository:
         *,
         pin: Pin | None = None,
         variables: Mapping[str, str] | None = None,
+        blacklist: Blacklist | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Open it: fetch and verify manifest, certificate, whitelist and root catalog. Raises CvmfsError."""
@@ -74,7 +77,8 @@ class Repository:
         self.variables = dict(variables or {})
         self.catalogs = Catalogs(store)
         self._clock = clock
-        self._authority = Authority(name, keys, store, cache, clock)
+        self.activity = Activity()
+        self._authority = Authority(name, keys, store, cache, clock, blacklist)
         self._refreshing = threading.Lock()
         self.revision = self._open(self._authority.current())
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import calendar
+import enum
+import logging
 import os
 import re
 import time
@@ -10,10 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cvmfs.blacklist import read_blacklist
 from cvmfs.cache import Cache
-from cvmfs.errors import BadConfiguration, Damaged
+from cvmfs.errors import BadConfiguration, Damaged, Unreachable
 from cvmfs.hashes import ContentHash
 from cvmfs.http import Http, Limits
+from cvmfs.ownership import Ownership, read_ids
 from cvmfs.repository import Pin, Repository
 from cvmfs.routes import AUTO, DIRECT, ProxyGroups, ResetAfter, Routes, parse_proxies, parse_servers
 from cvmfs.store import ObjectStore
@@ -22,16 +26,25 @@ from cvmfs.trust import MasterKeys, check_repository_name
 
 AGENT = "lmd-cvmfs/1"
 DEFAULT_QUOTA_MB = 4000
+DEFAULT_KEYS = Path("/etc/cvmfs/keys")
 DEFAULT_PAC = "http://wpad/wpad.dat"
 _YES = ("yes", "on", "1", "true")
 _NO = ("no", "off", "0", "false", "")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
+class Listed(enum.StrEnum):
+    """Where the attributes that the client makes up appear in lists; they are found by name in any case."""
+
+    NEVER = "never"
+    ROOT = "rootonly"
+    ALWAYS = "always"
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Everything needed to open one repository. `quota` in bytes (None: no limit), `kernel_timeout` in seconds is
-    how long the kernel may keep names and attributes, `owner` is (uid, gid) to show instead of the stored ones,
+    how long the kernel may keep names and attributes, `ownership` says which owners to show,
     `max_ttl` (s) is the longest time between looks for a new revision, None for no such limit."""
 
     repository: str
@@ -49,9 +62,12 @@ class Settings:
     kernel_timeout: float
     refresh: bool
     max_ttl: float | None
-    owner: tuple[int, int] | None
+    ownership: Ownership
+    world_readable: bool
+    attributes_listed: Listed
     check_permissions: bool
     setuid: bool
+    blacklists: tuple[Path, ...] = ()
 
 
 def make_settings(repository: str, values: Mapping[str, str]) -> Settings:
@@ -76,9 +92,16 @@ def make_settings(repository: str, values: Mapping[str, str]) -> Settings:
         kernel_timeout=_seconds(values, "CVMFS_KCACHE_TIMEOUT", 60),
         refresh=_yes(values, "CVMFS_AUTO_UPDATE", True),
         max_ttl=60 * _seconds(values, "CVMFS_MAX_TTL", 0) or None,
-        owner=(os.geteuid(), os.getegid()) if _yes(values, "CVMFS_CLAIM_OWNERSHIP", False) else None,
+        ownership=Ownership(
+            read_ids("CVMFS_UID_MAP", values.get("CVMFS_UID_MAP", "")),
+            read_ids("CVMFS_GID_MAP", values.get("CVMFS_GID_MAP", "")),
+            (os.geteuid(), os.getegid()) if _yes(values, "CVMFS_CLAIM_OWNERSHIP", False) else None,
+        ),
+        world_readable=_yes(values, "CVMFS_WORLD_READABLE", False),
+        attributes_listed=_listed(values),
         check_permissions=_yes(values, "CVMFS_CHECK_PERMISSIONS", False),
         setuid=_yes(values, "CVMFS_SUID", False),
+        blacklists=tuple(Path(word) for word in values.get("CVMFS_BLACKLIST", "").split(":") if word),
     )
 
 
@@ -91,7 +114,15 @@ def open_repository(settings: Settings, cache: Cache | None = None) -> Repositor
     transport = Transport(http, routes, through_proxy=settings.through_proxy, direct=settings.direct)
     store = ObjectStore(cache, transport)
     try:
-        return Repository(settings.repository, keys, store, cache, pin=settings.pin, variables=settings.variables)
+        return Repository(
+            settings.repository,
+            keys,
+            store,
+            cache,
+            pin=settings.pin,
+            variables=settings.variables,
+            blacklist=read_blacklist(settings.blacklists, settings.repository),
+        )
     except BaseException:
         store.close()
         raise
@@ -105,10 +136,15 @@ def _automatic(settings: Settings, http: Http) -> ProxyGroups:
 
     groups: list[tuple[str, ...]] = []
     for group in settings.proxies:
-        if AUTO in group:
-            groups += find_proxies(settings.pac_urls, settings.servers, http, settings.direct)
-        else:
+        if AUTO not in group:
             groups.append(group)
+            continue
+        try:
+            groups += find_proxies(settings.pac_urls, settings.servers, http, settings.direct)
+        except Unreachable as error:
+            if len(settings.proxies) == 1:
+                raise
+            logging.getLogger("cvmfs").warning("%s: %s; going on with the other proxies", settings.repository, error)
     return tuple(groups)
 
 
@@ -127,7 +163,7 @@ def _keys(values: Mapping[str, str]) -> tuple[Path, ...]:
     files = [Path(word) for word in values.get("CVMFS_PUBLIC_KEY", "").split(":") if word]
     if not files:
         files = [Path(word) for word in values.get("CVMFS_KEYS_DIR", "").split(":") if word]
-    return tuple(files)
+    return tuple(files) or ((DEFAULT_KEYS,) if DEFAULT_KEYS.is_dir() else ())
 
 
 def cache_directory(values: Mapping[str, str]) -> Path:
@@ -166,6 +202,13 @@ def _yes(values: Mapping[str, str], name: str, default: bool) -> bool:
     if text.strip().lower() not in _YES + _NO:
         raise BadConfiguration(f"{name} {text[:40]!r}: neither yes nor no")
     return text.strip().lower() in _YES
+
+
+def _listed(values: Mapping[str, str]) -> Listed:
+    text = values.get("CVMFS_MAGIC_XATTRS_VISIBILITY", "never").strip().lower()
+    if text not in ("never", "rootonly", "always"):
+        raise BadConfiguration(f"CVMFS_MAGIC_XATTRS_VISIBILITY {text[:40]!r}: not never, rootonly or always")
+    return Listed(text)
 
 
 def _pin(values: Mapping[str, str]) -> Pin:

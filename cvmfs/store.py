@@ -19,12 +19,15 @@ class ObjectStore:
         """`readers_ahead` is how many objects are fetched at a time before they are asked for."""
         self.cache = cache
         self.transport = transport
+        self.asked = self.fetched = 0
+        """How often content was asked for, and how often that took a download."""
         self._flights: dict[str, Future[Content]] = {}
         self._lock = threading.Lock()
         self._ahead = ThreadPoolExecutor(readers_ahead, "cvmfs-ahead")
 
     def content(self, ref: ObjectRef) -> Content:
         """The content of an object. Raises Damaged, Missing, Unreachable or CacheUnusable."""
+        self.asked += 1
         found = self.cache.open(ref.key)
         if found is None:
             found = self._fetch(ref)
@@ -35,7 +38,10 @@ class ObjectStore:
     def ready(self, ref: ObjectRef) -> Content | None:
         """The content, if it can be had without waiting."""
         found = self.cache.ready(ref.key)
-        return found if found is not None and ref.size in (None, found.size) else None
+        if found is None or ref.size not in (None, found.size):
+            return None
+        self.asked += 1
+        return found
 
     def content_ahead(self, ref: ObjectRef) -> Future[Content]:
         """Begin to fetch what will probably be asked for."""
@@ -59,6 +65,7 @@ class ObjectStore:
             flight.set_exception(error)
             raise
         else:
+            self.fetched += 1
             flight.set_result(found)
             return found
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -17,10 +18,11 @@ Receive = Callable[[Iterator[bytes]], Result]
 
 @dataclass(slots=True)
 class Counters:
-    """What came over the network."""
+    """What came over the network, and how many seconds it took."""
 
     downloads: int = 0
     bytes: int = 0
+    seconds: float = 0.0
 
 
 class Transport:
@@ -97,7 +99,7 @@ class Transport:
                 close()
 
     def _counted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        size = 0
+        size, started = 0, time.monotonic()
         try:
             for piece in pieces:
                 size += len(piece)
@@ -106,6 +108,7 @@ class Transport:
             with self._count_lock:
                 self.counters.downloads += 1
                 self.counters.bytes += size
+                self.counters.seconds += time.monotonic() - started
 
     def close(self) -> None:
         """Close idle connections."""

@@ -15,13 +15,19 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_public_key
 
-from cvmfs.errors import BadConfiguration, Damaged, Refused
+from cvmfs.blacklist import Blacklist
+from cvmfs.errors import BadConfiguration, Damaged, Refused, Unsupported
 from cvmfs.hashes import ContentHash
 from cvmfs.manifest import Manifest, Signed, Whitelist, parse_manifest, parse_whitelist, split
 
 MAX_KEY_BYTES = 65536
+_NOTHING = Blacklist()
 _LABEL = r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}"
 _NAME = re.compile(rf"(?=.{{3,253}}\Z){_LABEL}(?:\.{_LABEL})+", re.ASCII)
+
+
+class Withdrawn(Refused):
+    """The certificate or the revision is in the blacklist."""
 
 
 def check_repository_name(name: str) -> str:
@@ -88,6 +94,11 @@ def _key_files(files: Sequence[Path]) -> list[Path]:
 
 def verify_whitelist(data: bytes, name: str, keys: MasterKeys, now: float) -> Whitelist:
     """The whitelist of the repository `name`. Raises Damaged or Refused; `now` in Unix seconds."""
+    if data.split(b"\n", 4)[3:4] == [b"Vpkcs7"]:
+        raise Unsupported(
+            f"whitelist of {name}: is signed by PKCS#7 (.cvmfswhitelist.pkcs7), which this reader does not verify: use"
+            " the distribution's client"
+        )
     signed = split(data, f"whitelist of {name}")
     if not keys.signed(signed):
         raise Refused(f"whitelist of {name}: not signed by any of the given master keys")
@@ -100,14 +111,19 @@ def verify_whitelist(data: bytes, name: str, keys: MasterKeys, now: float) -> Wh
     return whitelist
 
 
-def verify_certificate(pem: bytes, whitelist: Whitelist) -> RSAPublicKey:
-    """The key of the certificate, if the whitelist has its fingerprint. Raises Damaged or Refused."""
+def verify_certificate(pem: bytes, whitelist: Whitelist, blacklist: Blacklist = _NOTHING) -> RSAPublicKey:
+    """The key of the certificate, if the whitelist has its fingerprint and the blacklist has not.
+
+    Raises Damaged or Refused.
+    """
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         key = certificate.public_key()
         der = certificate.public_bytes(Encoding.DER)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise Damaged(f"certificate of {whitelist.name}: not a certificate in PEM form") from error
+    if any(ContentHash.of(der, mark.algorithm) == mark for mark in blacklist.fingerprints):
+        raise Withdrawn(f"certificate of {whitelist.name}: its fingerprint is in the blacklist")
     known = {mark.algorithm for mark in whitelist.fingerprints}
     if not any(ContentHash.of(der, number) in whitelist.fingerprints for number in known):
         raise Refused(f"certificate of {whitelist.name}: its fingerprint is not in the whitelist")

@@ -27,7 +27,12 @@ RECORD = "image.json"
 
 
 def default_directory(environ: Mapping[str, str], uid: int) -> Path:
-    """Where this user's images are kept (XDG base directories 0.8: a path that is not absolute is ignored)."""
+    """Where this user's images are kept (XDG base directories 0.8: a path that is not absolute is ignored).
+
+    LMD_CACHE_DIR in the environment wins, and then nothing outside it is looked at.
+    """
+    if chosen := environ.get("LMD_CACHE_DIR"):
+        return Path(chosen) / "images"
     if uid == 0:
         return Path("/var/cache/lmd/images")
     given = environ.get("XDG_CACHE_HOME", "")

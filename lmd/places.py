@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmd.metadata.account import account
+
 
 class PlaceError(Exception):
     """A directory cannot be used; the text says which and why."""
@@ -26,7 +28,8 @@ class Places:
 
     def make(self) -> "Places":
         """Create what is missing. What machines have is behind a directory of 0700: engines bind it as root, and no
-        other account of this host can reach the joboutputs, which any user of the machine may write.
+        other account of this host can reach the joboutputs, which any user of the machine may write. Root lets one
+        account pass through it, the metadata server's.
 
         Raises `PlaceError` if that fails or a directory belongs to another user.
         """
@@ -34,7 +37,7 @@ class Places:
             try:
                 path.mkdir(mode=0o711, parents=True, exist_ok=True)
                 if path == self.machines:
-                    path.chmod(0o700)
+                    account(os.geteuid()).share(path, 0o710 if os.geteuid() == 0 else 0o700)
                 found = path.stat()
             except OSError as error:
                 raise PlaceError(f"{path}: cannot be made: {error.strerror}") from error

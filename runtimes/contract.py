@@ -184,14 +184,20 @@ class Nic:
 
     `port` is the name that the host's end of the connection must have, in `bridge`: the rules against spoofing go by
     it. `network` is libvirt's name of the network, "" where libvirt has no part in it. A container runtime makes an
-    empty network namespace, into which `before_start` puts the interface; a hypervisor connects `port` itself.
+    empty network namespace and puts the interface into it before the payload starts (`runtimes.containers.nic`); a
+    hypervisor connects `port` itself. IPv6 is "" on a host without it.
     """
 
     address: str
-    address6: str
+    prefix: int
+    gateway: str
+    address6: str = ""
+    prefix6: int = 64
+    gateway6: str = ""
     mac: str
     port: str
     bridge: str
+    mtu: int = 1500
     network: str = ""
 
 
@@ -522,6 +528,7 @@ def unmet(spec: Spec, can: Capabilities) -> list[str]:
     asked = [
         ("images", spec.image.kind in can.images, f"image kind {spec.image.kind}"),
         ("networks", spec.network in can.networks, f"network {spec.network}"),
+        ("nic", spec.network is not Network.LMD or spec.nic is not None, "a place in the network lmd"),
         ("scratch", can.scratch or not spec.scratch, "scratch directories"),
         ("devices", can.devices or not spec.devices, "devices"),
         ("read_only_root", can.read_only_root or not spec.read_only_root, "a read-only root"),

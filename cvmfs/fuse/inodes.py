@@ -54,6 +54,11 @@ class Inodes:
     def __getitem__(self, number: int) -> Node:
         return self._nodes[number]
 
+    @property
+    def highest(self) -> int:
+        """The highest number given so far."""
+        return self._next - 1
+
     def __len__(self) -> int:
         return len(self._nodes)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import os
 import re
@@ -16,6 +18,7 @@ _OPTIONS = re.compile(
     r"|(max_read|fsname|subtype)=[A-Za-z0-9._:/@+-]{1,128}",
     re.ASCII,
 )
+_DETACH = 2
 _DESCRIPTOR = re.compile(r"/dev/fd/[0-9]{1,9}", re.ASCII)
 
 
@@ -42,7 +45,7 @@ def check_mountpoint(text: str) -> str:
         return text
     path = os.path.realpath(text)
     if path in mounted() and _is_dead(path):
-        subprocess.run(["fusermount3", "-u", "-z", "--", path], check=False, capture_output=True, timeout=20)
+        unmount(path)
     if path in mounted():
         raise BadConfiguration(f"mountpoint {path}: in use, something is mounted there: unmount it, or choose another")
     try:
@@ -50,6 +53,26 @@ def check_mountpoint(text: str) -> str:
     except OSError as error:
         raise BadConfiguration(f"mountpoint {path}: cannot be mounted on ({error.strerror})") from error
     return path
+
+
+def check_inside(text: str) -> str:
+    """The absolute path of a mountpoint in another mount namespace. Raises BadConfiguration."""
+    if not text.startswith("/") or "\0" in text or ".." in text.split("/") or not text.strip("/"):
+        raise BadConfiguration(f"mountpoint {text[:200]!r}: in a machine it has to be an absolute path without ..")
+    return text
+
+
+def unmount(path: str) -> None:
+    """Take a FUSE mount away, also one that is in use or dead; nothing is said if that fails."""
+    with contextlib.suppress(subprocess.TimeoutExpired, FileNotFoundError):
+        subprocess.run(["fusermount3", "-u", "-z", "--", path], check=False, capture_output=True, timeout=20)
+
+
+def unshare(root: str) -> None:
+    """Take away the bind mount that made a directory of mountpoints shared, once nothing is mounted below it."""
+    now = mounted()
+    if root in now and not any(where.startswith(f"{root}/") for where in now):
+        ctypes.CDLL(None).umount2(os.fsencode(root), _DETACH)
 
 
 def _is_dead(path: str) -> bool:

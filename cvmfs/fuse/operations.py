@@ -8,16 +8,19 @@ import itertools
 import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from cvmfs.entry import Kind
+from cvmfs.entry import Entry, Kind
 from cvmfs.errors import CvmfsError
-from cvmfs.fuse.inodes import Inodes, Node
+from cvmfs.fuse.inodes import ROOT, Inodes, Node
 from cvmfs.fuse.loop import Loop, pyfuse3
-from cvmfs.magic import magic_attribute
+from cvmfs.magic import magic_attribute, magic_names
 from cvmfs.objects import ObjectRef
+from cvmfs.ownership import Ownership
 from cvmfs.reader import File, WholeFile, whole_ref
 from cvmfs.repository import Repository
+from cvmfs.settings import Listed, Settings
 from cvmfs.tree import Located
 
 _BLOCK = 4096
@@ -27,26 +30,35 @@ Result = TypeVar("Result")
 log = logging.getLogger("cvmfs")
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How entries are shown. `kernel_timeout` (s) is how long the kernel may keep names and attributes."""
+
+    kernel_timeout: float
+    ownership: Ownership
+    world_readable: bool
+    attributes_listed: Listed
+
+
+def shown_by(settings: Settings) -> Shown:
+    """What the settings say of it."""
+    return Shown(settings.kernel_timeout, settings.ownership, settings.world_readable, settings.attributes_listed)
+
+
 class Operations(pyfuse3.Operations):
-    """One repository, read-only. `kernel_timeout` (s) is how long the kernel may keep names and attributes."""
+    """One repository, read-only."""
 
     supports_dot_lookup = False
     enable_writeback_cache = False
     enable_acl = False
 
-    def __init__(
-        self,
-        repository: Repository,
-        loop: Loop,
-        *,
-        kernel_timeout: float = 60.0,
-        owner: tuple[int, int] | None = None,
-    ) -> None:
+    def __init__(self, repository: Repository, loop: Loop, shown: Shown) -> None:
         """Raises CvmfsError if the root directory cannot be read."""
         super().__init__()
         self._repository = repository
-        self._timeout = kernel_timeout
-        self._owner = owner
+        self._activity = repository.activity
+        self._shown = shown
+        self._timeout = shown.kernel_timeout
         root = repository.tree.lookup(b"")
         if root is None or root.entry.kind is not Kind.DIRECTORY:
             raise CvmfsError(f"repository {repository.name}: its root catalog has no root directory")
@@ -62,9 +74,11 @@ class Operations(pyfuse3.Operations):
             return work() if quick else await self._loop.in_thread(work)
         except CvmfsError as error:
             log.warning("%s: %s: %s", self._repository.name, what, error)
+            self._activity.failed()
             raise pyfuse3.FUSEError(error.errno) from error
         except OSError as error:
             log.warning("%s: %s: %s", self._repository.name, what, error)
+            self._activity.failed()
             raise pyfuse3.FUSEError(errno.EIO) from error
 
     def _node(self, number: int) -> Node:
@@ -81,9 +95,9 @@ class Operations(pyfuse3.Operations):
         found.generation = 0
         found.entry_timeout = self._timeout
         found.attr_timeout = self._timeout if keep else 0
-        found.st_mode = entry.mode
+        found.st_mode = entry.mode | _readable(entry) if self._shown.world_readable else entry.mode
         found.st_nlink = entry.nlink
-        found.st_uid, found.st_gid = self._owner or (entry.uid, entry.gid)
+        found.st_uid, found.st_gid = self._shown.ownership.shown(entry.uid, entry.gid)
         found.st_rdev = entry.device
         size = len(self._repository.target(node.located)) if entry.kind is Kind.LINK else entry.size
         found.st_size = size
@@ -140,6 +154,8 @@ class Operations(pyfuse3.Operations):
         listing = await self._answer(tree.quick(node.path), node.path, lambda: tree.listing(node.path))
         handle = next(self._serial)
         self._directories[handle] = (node, listing)
+        self._activity.directory_opens += 1
+        self._activity.open_directories += 1
         return handle
 
     async def readdir(self, fh: pyfuse3.FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
@@ -161,7 +177,8 @@ class Operations(pyfuse3.Operations):
 
     async def releasedir(self, fh: pyfuse3.FileHandleT) -> None:
         """Forget the listing."""
-        self._directories.pop(fh, None)
+        if self._directories.pop(fh, None) is not None:
+            self._activity.open_directories -= 1
 
     async def open(self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         """Fetch what reading needs. Pages that the kernel has stay valid: a number never changes its content."""
@@ -174,6 +191,8 @@ class Operations(pyfuse3.Operations):
             file = await self._answer(False, located.inner, lambda: self._repository.open(located))
         handle = next(self._serial)
         self._handles[handle] = file
+        self._activity.opens += 1
+        self._activity.open_files += 1
         direct = located.entry.direct_io
         return pyfuse3.FileInfo(fh=handle, keep_cache=not direct, direct_io=direct)
 
@@ -195,13 +214,16 @@ class Operations(pyfuse3.Operations):
 
     async def release(self, fh: pyfuse3.FileHandleT) -> None:
         """Close the file."""
-        self._handles.pop(fh, None)
+        if self._handles.pop(fh, None) is not None:
+            self._activity.open_files -= 1
 
     async def getxattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
         """A made-up attribute, else a stored one."""
         located = self._node(inode).located
         text = name.decode("utf-8", "replace")
         value: bytes | None = None
+        if text == "user.inode_max":
+            self._activity.highest_inode = self.inodes.highest
         if text.startswith(("user.", "xfsroot.")):
             value = await self._answer(False, located.inner, lambda: magic_attribute(self._repository, located, text))
         if value is None and located.entry.xattrs:
@@ -211,10 +233,13 @@ class Operations(pyfuse3.Operations):
         return value
 
     async def listxattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> Sequence[pyfuse3.XAttrNameT]:
-        """The stored attributes; those that are made up are found by name only."""
+        """The stored attributes, and those that are made up where the settings say so."""
         located = self._node(inode).located
-        found = await self._answer(True, located.inner, lambda: self._repository.xattrs(located))
-        return [name for name in found]
+        found = [*await self._answer(True, located.inner, lambda: self._repository.xattrs(located))]
+        listed = self._shown.attributes_listed
+        if listed is Listed.ALWAYS or (listed is Listed.ROOT and inode == ROOT):
+            found += [name.encode() for name in magic_names(located) if name.encode() not in found]
+        return found
 
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         """The cache as a file system: its quota, and what is free of it."""
@@ -228,6 +253,10 @@ class Operations(pyfuse3.Operations):
         found.f_ffree = found.f_favail = 0
         found.f_namemax = 255
         return found
+
+
+def _readable(entry: Entry) -> int:
+    return 0o555 if entry.kind is Kind.DIRECTORY else 0o444
 
 
 def _refuse(name: str) -> Callable[..., Any]:

@@ -9,12 +9,18 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+from cvmfs.activity import MessageKeeper
 from cvmfs.errors import BadConfiguration, CvmfsError
 from cvmfs.fuse.inodes import Node, node_key
 from cvmfs.fuse.loop import Loop, pyfuse3
-from cvmfs.fuse.operations import Operations
+from cvmfs.fuse.mountpoint import unmount, unshare
+from cvmfs.fuse.operations import Operations, shown_by
+from cvmfs.leases import held, living
 from cvmfs.repository import Repository
 from cvmfs.settings import Settings
 from cvmfs.tree import Located
@@ -28,6 +34,14 @@ _Found = Located | CvmfsError | None
 log = logging.getLogger("cvmfs")
 
 
+@dataclass(frozen=True, slots=True)
+class Leases:
+    """Where the leases are, and how many seconds a mount without any lives."""
+
+    directory: Path
+    idle: float
+
+
 def serve(
     repository: Repository,
     settings: Settings,
@@ -36,17 +50,18 @@ def serve(
     *,
     ready: Callable[[], None] = lambda: None,
     with_process: int | None = None,
+    leases: Leases | None = None,
 ) -> None:
     """Show `repository` at `where` until it is unmounted, a signal says to end, or `with_process` (a pid) has ended.
 
     `where` is a directory, or `/dev/fd/N` for a descriptor of /dev/fuse that is mounted already. `options` go to
-    the kernel. `ready` is called once it is mounted. SIGHUP looks for a new revision at once. To be called in the
-    main thread, once in a process. Raises CvmfsError.
+    the kernel. `ready` is called once it is mounted. `leases` say who needs it: nobody for long, and it ends. SIGHUP
+    looks for a new revision at once. To be called in the main thread, once in a process. Raises CvmfsError.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
     loop = Loop(_THREADS)
     pyfuse3.trio = loop  # type: ignore[attr-defined]  # as pyfuse3.asyncio.enable does
-    operations = Operations(repository, loop, kernel_timeout=settings.kernel_timeout, owner=settings.owner)
+    operations = Operations(repository, loop, shown_by(settings))
     try:
         pyfuse3.init(operations, where, set(options))
     except RuntimeError as error:  # libfuse has said on standard error what it was
@@ -54,10 +69,13 @@ def serve(
     refresher = Refresher(repository, settings, operations, loop)
     try:
         ready()
+        log.addHandler(MessageKeeper(repository.activity))
         with _signals(loop, refresher):
             threading.Thread(target=refresher.run, daemon=True, name="cvmfs-refresh").start()
             if with_process is not None:
                 threading.Thread(target=_watch, args=(with_process, loop), daemon=True, name="cvmfs-watch").start()
+            if leases is not None:
+                threading.Thread(target=_keep, args=(leases, where, loop), daemon=True, name="cvmfs-leases").start()
             loop.run(pyfuse3.main(min_tasks=2, max_tasks=_TASKS))
     finally:
         pyfuse3.close(unmount=True)  # a descriptor that was mounted already is only closed
@@ -87,6 +105,23 @@ def _watch(process: int, loop: Loop) -> None:
     loop.stop()
 
 
+def _keep(leases: Leases, where: str, loop: Loop) -> None:
+    """Unmount when no lease has held for long; whoever takes one meanwhile waits, and then sees that it is gone."""
+    needed = time.monotonic()
+    while True:
+        time.sleep(min(leases.idle / 4, 5.0))
+        if living(leases.directory):
+            needed = time.monotonic()
+        elif time.monotonic() - needed >= leases.idle:
+            with held(leases.directory):
+                if not living(leases.directory):
+                    with held(leases.directory.parent.parent):  # nobody mounts beside it now
+                        unmount(where)
+                        unshare(os.path.dirname(where))  # noqa: PTH120 — a text
+                    loop.stop()
+                    return
+
+
 class Refresher:
     """Looks for a new revision whenever the time to live is over, in a thread of its own."""
 
@@ -99,8 +134,11 @@ class Refresher:
 
     def run(self) -> None:
         """Go on until the process ends."""
+        activity = self._repository.activity
         while True:
-            self.wake.wait(self._pause())
+            pause = self._pause()
+            activity.expires = None if pause is None else activity.clock() + pause
+            self.wake.wait(pause)
             self.wake.clear()
             try:
                 if self._repository.refresh():

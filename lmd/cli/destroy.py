@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lmd.cli.speaking import USAGE, awaited, fail, here, tell
+from lmd.cli.speaking import USAGE, answered, awaited, fail, here, tell, the_daemon
 
 if TYPE_CHECKING:
+    from lmd.cli.asking import Daemon
     from lmd.config.models import Config
     from lmd.environment.directory import Directory
     from lmd.machine.known import Known
@@ -31,8 +32,26 @@ def destroy(
     """End machines at once and remove all that is left of them: container, scratch, directory with the outputs."""
     if not machines and not orphaned:
         fail("name a machine, or say --orphaned; see them with: lm ps", USAGE)
+    if machines and (daemon := the_daemon()) is not None:
+        with answered():
+            machines = _by_daemon(daemon, machines)
+        if not machines and not orphaned:
+            return
     config, places = here()
     awaited(_destroy_all(config, places, machines or [], orphaned))
+
+
+def _by_daemon(daemon: "Daemon", wanted: list[str]) -> list[str]:
+    """Have the daemon remove those that are its own, and wait until they are gone; returns the others."""
+    found = {name: daemon.machine(name) for name in wanted}
+    going = [one["id"] for one in found.values() if one]
+    for name in going:
+        daemon.post(f"/v1/machines/{name}/destroy")
+    for name in going:
+        while not (told := daemon.get(f"/v1/machines/{name}"))["cleaned"] or told["phase"] != "finished":
+            time.sleep(0.1)
+        tell(f"machine {name} is gone")
+    return [name for name, one in found.items() if not one]
 
 
 async def _destroy_all(config: "Config", places: "Places", wanted: list[str], orphaned: bool) -> None:

@@ -119,12 +119,10 @@ def _matrix(asked: "Asked", *, as_json: bool) -> None:
     columns = of_host(asyncio.run(gather(replace(asked, trial=False))))
     if not columns:
         fail("no runtime works on this host; see: lm doctor")
-    heads = tuple(one.title for one in columns)
     if as_json:
-        cells = {name: dict(zip(heads, told, strict=True)) for name, *told in rows(columns)}
-        print_json({"capabilities": cells, "missing": remarks(columns)})
+        print_json([one.plain() for one in columns])
         return
-    table(("", *heads), rows(columns))
+    table(("", *(one.title for one in columns)), rows(columns))
     for line in remarks(columns):
         typer.echo(line)
 

@@ -1,5 +1,6 @@
 """`lm exec`: a command in a machine, on the caller's own input and output."""
 
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -7,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lmd.cli.show import Machine
-from lmd.cli.speaking import awaited, fail, here, the_machine
+from lmd.cli.speaking import answered, awaited, fail, here, the_daemon, the_machine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lmd.cli.asking import Daemon
     from lmd.config.models import Config
     from lmd.places import Places
 
@@ -32,9 +34,26 @@ def execute(
 
 def joined(machine: str, command: "Sequence[str]") -> int:
     """Run `command` in the machine on our own input, output and terminal; its exit code."""
+    if (daemon := the_daemon()) is not None:
+        with answered():
+            if found := daemon.machine(machine):
+                return _by_daemon(daemon, found["id"], command)
     config, places = here()
     arguments = awaited(_interactive(config, places, machine, command))
     return subprocess.run(arguments, check=False).returncode
+
+
+def _by_daemon(daemon: "Daemon", name: str, command: "Sequence[str]") -> int:
+    """Root joins the machine on its own terminal; others have the command run, and get what it said."""
+    body = {"command": list(command)}
+    if os.geteuid() == 0:
+        both = sys.stdin.isatty() and sys.stdout.isatty()
+        told = daemon.post(f"/v1/machines/{name}/terminal", body, **({"terminal": 1} if both else {}))
+        return subprocess.run(told["command"], check=False).returncode
+    done = daemon.post(f"/v1/machines/{name}/exec", body, seconds=3600)
+    sys.stdout.write(done["output"])
+    sys.stderr.write(done["errors"])
+    return int(done["exit_code"])
 
 
 async def _interactive(config: "Config", places: "Places", wanted: str, command: "Sequence[str]") -> "Sequence[str]":

@@ -92,6 +92,7 @@ def build(
     except OSError as error:
         _stop(f"{error.filename or output}: {error.strerror or error}", 1)
     _report(image, output, as_json=as_json)
+    image_store.after_build(image.image_id)
 
 
 @app.command("list", epilog="Examples:  lm image list   ·   lm image list --json")

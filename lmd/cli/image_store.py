@@ -44,6 +44,7 @@ def pull(
         print_json({"image": image, "runtime": engine, "image_id": image_id})
     else:
         typer.echo(f"{image}: {image_id} in {engine}, {time.monotonic() - began:.1f} s")
+    tell_of_budget(config, places, (image_id,))
 
 
 def _named(text: str) -> "Image":
@@ -71,23 +72,33 @@ async def _pull(
 
 
 def prune(
-    keep: Annotated[str, typer.Option(metavar="SIZE", help="How much may stay, such as 500M or 20Gi.")] = KEEP,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help=f"How much may stay, such as 500M or 20Gi. Default: image_budget of the configuration, else {KEEP}.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Remove images, the least recently used first, until those of lmd are not larger than SIZE together.
 
-    Only those that lmd has built, or has brought into an engine's store; none that a machine uses. Exit codes: 0 done,
-    1 something could not be removed or an engine could not be asked, 2 wrong usage.
+    Only those that lmd has built, or has brought into an engine's store; none that a machine uses or that a configured
+    machinetype refers to. Exit codes: 0 done, 1 something could not be removed or an engine could not be asked, 2 wrong
+    usage.
     """
     from lmd.config.values import size as parsed
     from lmd.image_store import remove, stored, surplus
 
+    config, places = here()
     try:
-        budget = parsed(int(keep) if keep.isdecimal() else keep)
+        configured = config.settings.image_budget
+        wanted = keep or (KEEP if configured is None else str(configured))
+        budget = parsed(int(wanted) if wanted.isdecimal() else wanted)
     except ValueError as error:
         fail(f"--keep {keep}: {error}", USAGE)
-    config, places = here()
     store = awaited(stored(config, places, _names()))
     going = surplus(store.images, budget)
     problems = [] if dry_run else awaited(remove(going, config, places))
@@ -125,10 +136,41 @@ def rows(images: "list[Stored]") -> list[tuple[str, ...]]:
             image.name,
             image.id[:12],
             size(image.bytes),
-            when(image.used) + (" (in use)" if image.in_use else ""),
+            when(image.used) + _why_it_stays(image),
         )
         for image in images
     ]
+
+
+def _why_it_stays(image: "Stored") -> str:
+    if image.needed_by:
+        return f" (needed by {', '.join(image.needed_by)})"
+    return " (in use)" if image.in_use else ""
+
+
+def after_build(image_id: str) -> None:
+    """Hold to image_budget where one is configured; building itself needs no configuration."""
+    from lmd.config.load import load_host
+    from lmd.config.problems import ConfigError
+
+    try:
+        configured = load_host(os.geteuid(), os.environ).settings.image_budget
+    except ConfigError:
+        return
+    if configured is not None:
+        tell_of_budget(*here(), (image_id,))
+
+
+def tell_of_budget(config: "Config", places: "Places", sparing: tuple[str, ...] = ()) -> None:
+    """Hold to the configured image_budget, and tell what was removed for it."""
+    from lmd.image_store import keep_within_budget
+
+    gone, problems = awaited(keep_within_budget(config, places, _names(), sparing))
+    if gone:
+        names = ", ".join(f"{image.name} ({image.where})" for image in gone)
+        tell(f"removed to keep within image_budget: {names}")
+    for problem in problems:
+        tell(f"image_budget: {problem}")
 
 
 def plain(image: "Stored") -> dict[str, Any]:
@@ -140,6 +182,7 @@ def plain(image: "Stored") -> dict[str, Any]:
         "bytes": image.bytes,
         "used": image.used or None,
         "in_use": image.in_use,
+        "needed_by": list(image.needed_by),
     }
 
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lmd.cli.show import Machine
-from lmd.cli.speaking import awaited, fail, here, the_machine
+from lmd.cli.speaking import answered, awaited, fail, here, the_daemon, the_machine
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lmd.config.models import Config
     from lmd.machine.known import Known
     from lmd.places import Places
@@ -26,8 +28,22 @@ def logs(
 
     On a terminal, sequences that could drive it are made harmless; into a pipe the bytes go as they are.
     """
+    if (daemon := the_daemon()) is not None:
+        with answered():
+            if found := daemon.machine(machine):
+                _stream(daemon.stream(f"/v1/machines/{found['id']}/console", **({"follow": 1} if follow else {})))
+                return
     config, places = here()
     awaited(_logs(config, places, machine, follow))
+
+
+def _stream(pieces: "Iterator[bytes]") -> None:
+    from lmd.environment.printable import Stream
+
+    cleaner = Stream() if sys.stdout.isatty() else None
+    for data in pieces:
+        sys.stdout.buffer.write(cleaner.feed(data).encode() if cleaner else data)
+        sys.stdout.buffer.flush()
 
 
 async def _logs(config: "Config", places: "Places", wanted: str, follow: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lmd.cli.image_store import tell_of_budget
 from lmd.cli.speaking import awaited, duration, fail, print_json, size, tell
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ def run(
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the ended machine; lm destroy removes it.")] = False,
     shell: Annotated[bool, typer.Option("--shell", help="Open a shell in place of the type's command.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Hand it to the daemon, which looks after it; print its id.")
+    ] = False,
     show_features: Annotated[
         bool, typer.Option("--show-features", help="Print the machine's features when it has started.")
     ] = False,
@@ -72,6 +76,9 @@ def run(
     """
     from lmd.machine.foreground import Request
 
+    if detach:
+        _detach(target, [*(sets or ()), *([f"runtime={runtime}"] if runtime else ())], processors, timeout, as_json)
+        return
     chosen, places = _chosen(target, [*(sets or ()), *([f"runtime={runtime}"] if runtime else ())])
     if shell and not sys.stdin.isatty():
         tell("standard input is no terminal: the shell reads commands from it")
@@ -86,11 +93,27 @@ def run(
         show_features=show_features,
     )
     code, summary = awaited(_run(request, places, shell=shell, as_json=as_json))
+    if chosen.config.settings.image_budget is not None:
+        tell_of_budget(chosen.config, places, (summary.image_digest or "",))
     if as_json:
         print_json(summary.plain())
     else:
         _say(summary)
     raise typer.Exit(code)
+
+
+def _detach(target: str, sets: list[str], processors: int | None, seconds: int | None, as_json: bool) -> None:
+    """Have the daemon run it; its id on standard output."""
+    from lmd.cli.speaking import answered, needed
+
+    daemon = needed()
+    body = {"target": target, "sets": sets, "directory": str(Path.cwd()), "processors": processors, "seconds": seconds}
+    with answered():
+        made = daemon.post("/v1/machines", body, seconds=3600)
+    if as_json:
+        print_json(made)
+    else:
+        typer.echo(made["id"])
 
 
 def _chosen(target: str, sets: list[str]) -> "tuple[Chosen, Places]":

@@ -5,12 +5,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
+    from lmd.cli.asking import Daemon
     from lmd.config.models import Config
     from lmd.machine.known import Known
     from lmd.places import Places
@@ -50,6 +52,32 @@ def awaited(work: Coroutine[Any, Any, T]) -> T:
         fail(str(error))
     except KeyboardInterrupt:
         fail("interrupted", 130)
+
+
+def the_daemon() -> "Daemon | None":
+    """The daemon of this host, if it is there; no configuration is needed to ask it."""
+    from lmd.cli.asking import daemon
+    from lmd.places import places
+
+    return daemon(places(os.geteuid(), os.environ))
+
+
+def needed() -> "Daemon":
+    """The daemon of this host; it is an error if there is none."""
+    if (found := the_daemon()) is not None:
+        return found
+    fail("the daemon does not run here; start it with: lmd (or systemctl start lmd)")
+
+
+@contextmanager
+def answered() -> Iterator[None]:
+    """What the daemon refuses, or that it has gone, becomes one line."""
+    from lmd.cli.asking import NoDaemon, Refused
+
+    try:
+        yield
+    except (NoDaemon, Refused) as error:
+        fail(str(error))
 
 
 def here() -> "tuple[Config, Places]":

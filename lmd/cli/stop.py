@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lmd.cli.speaking import awaited, here, tell, the_machine
+from lmd.cli.speaking import answered, awaited, here, tell, the_daemon, the_machine
 
 if TYPE_CHECKING:
+    from lmd.cli.asking import Daemon
     from lmd.config.models import Config
     from lmd.machine.known import Known
     from lmd.places import Places
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
+POLL_SECONDS = 0.1
 
 
 @app.command(epilog="Examples:  lm stop abcdef   |   lm stop --grace 600 abcdef ghijkl")
@@ -26,8 +28,25 @@ def stop(
 
     A machine is told by its features (shutdowntime moves to the end of the grace) and by SIGTERM.
     """
-    config, places = here()
-    awaited(_stop_all(config, places, machines, grace))
+    if (daemon := the_daemon()) is not None:
+        with answered():
+            machines = _by_daemon(daemon, machines, grace)
+    if machines:
+        config, places = here()
+        awaited(_stop_all(config, places, machines, grace))
+
+
+def _by_daemon(daemon: "Daemon", wanted: list[str], grace: int) -> list[str]:
+    """Have the daemon end those that are its own, and wait for them; returns the others."""
+    found = {name: daemon.machine(name) for name in wanted}
+    waiting = [one["id"] for one in found.values() if one]
+    for name in waiting:
+        daemon.post(f"/v1/machines/{name}/stop", {"grace": grace})
+    for name in waiting:
+        while daemon.get(f"/v1/machines/{name}")["phase"] != "finished":
+            time.sleep(POLL_SECONDS)
+        tell(f"machine {name} has ended")
+    return [name for name, one in found.items() if not one]
 
 
 async def _stop_all(config: "Config", places: "Places", wanted: list[str], grace: int) -> None:

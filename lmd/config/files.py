@@ -46,6 +46,8 @@ def _findings(machinetype: MachineType) -> Iterator[tuple[tuple[str, ...], str]]
     for name, source in machinetype.user_data_files.items():
         if text := _unreadable(Path(source)):
             yield written(("user_data_files", name)), text
+    if machinetype.root_public_key and (text := _unreadable(Path(machinetype.root_public_key))):
+        yield ("root_public_key",), text
     for target, source in machinetype.secret_files.items():
         if text := _unreadable(Path(source)):
             yield ("secret_files", target), text

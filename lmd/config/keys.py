@@ -5,11 +5,17 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from lmd.config.models import MachineType, Policy, Settings, Table
+from lmd.config.models import Cvmfs, MachineType, NetworkOptions, Policy, Settings, Table
 from lmd.config.rules import USER_DATA_FILE, USER_DATA_OPTION, nearest
 
-TABLES: Mapping[str, type[Table]] = {"settings": Settings, "policy": Policy, "machinetypes.NAME": MachineType}
-TOP = ("settings", "policy", "runtimes", "machinetypes")
+TABLES: Mapping[str, type[Table]] = {
+    "settings": Settings,
+    "policy": Policy,
+    "network": NetworkOptions,
+    "cvmfs": Cvmfs,
+    "machinetypes.NAME": MachineType,
+}
+TOP = ("settings", "policy", "cvmfs", "network", "runtimes", "machinetypes")
 PREFIXES = {USER_DATA_OPTION: "user_data_options", USER_DATA_FILE: "user_data_files"}
 """Vac's keys that carry a name of their own, and the field that collects them."""
 

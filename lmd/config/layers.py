@@ -169,7 +169,7 @@ def _anchor(key: str, value: Any, directory: Path) -> Any:
         return value.removesuffix(location) + _absolute(location, directory)
     if key == "user_data" and isinstance(value, str) and "://" in value:
         return value
-    if key in ("user_data", "kernel", "initramfs") or key.startswith(USER_DATA_FILE):
+    if key in ("user_data", "kernel", "initramfs", "root_public_key") or key.startswith(USER_DATA_FILE):
         return _absolute(value, directory)
     return value
 

@@ -14,14 +14,21 @@ from lmd.config.clashes import Clashes
 from lmd.config.files import check_files
 from lmd.config.keys import TOP, collect, written
 from lmd.config.layers import Layer
-from lmd.config.models import OPTIONS, Config, MachineType, Policy, Settings, Table
+from lmd.config.models import OPTIONS, Config, Cvmfs, MachineType, NetworkOptions, Policy, Settings, Table
 from lmd.config.policy import violations
 from lmd.config.problems import ConfigError, Problem, translate
 from lmd.config.rules import nearest
 from lmd.config.values import shorten
 from runtimes import registry
 
-INHERITED = ("mb_per_processor", "disk_gb_per_processor", "console_bytes", "joboutputs_bytes", "joboutputs_files")
+INHERITED = (
+    "mb_per_processor",
+    "disk_gb_per_processor",
+    "console_bytes",
+    "joboutputs_bytes",
+    "joboutputs_files",
+    "machines_dir_days",
+)
 """Keys of a machinetype whose default is the key of the same name in [settings]."""
 
 Model = TypeVar("Model", bound=Table)
@@ -91,6 +98,8 @@ class _Check:
                 self._wrong((name,), f"unknown table{nearest(name, TOP)}")
         settings = self._table(merged, "settings", Settings)
         policy = self._table(merged, "policy", Policy)
+        network = self._table(merged, "network", NetworkOptions)
+        cvmfs = self._table(merged, "cvmfs", Cvmfs)
         runtimes = self._runtimes(self._tables(merged, "runtimes"))
         machinetypes: dict[str, MachineType] = {}
         disabled: dict[str, tuple[Problem, ...]] = {}
@@ -100,7 +109,7 @@ class _Check:
                 machinetypes[name] = made
             else:
                 disabled[name] = tuple(self._problem(("machinetypes", name, *path), text) for path, text in found)
-        return Config(settings, policy, runtimes, machinetypes, disabled, self.origins)
+        return Config(settings, policy, runtimes, machinetypes, disabled, self.origins, network, cvmfs)
 
     def _problem(self, key: tuple[str, ...], text: str) -> Problem:
         return Problem(sources.origin(self.origins, key), key, text)

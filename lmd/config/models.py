@@ -14,8 +14,10 @@ from lmd.config import rules, virtual
 from lmd.config.problems import Problem
 from lmd.config.values import (
     GB,
+    Budget,
     Bytes,
     Count,
+    Days,
     DnsLabel,
     DnsName,
     HostPath,
@@ -23,6 +25,7 @@ from lmd.config.values import (
     Line,
     MiB,
     Moment,
+    Notice,
     OptionName,
     Processors,
     Rating,
@@ -83,11 +86,31 @@ class Settings(Table):
     shutdown_time: Moment | None = Field(
         None, description="When all machines of this factory must be gone; they are told so at once."
     )
+    image_budget: Bytes | None = Field(
+        None,
+        description="How much the images that lmd has built or brought into engines may take together. When it is more,"
+        " the least recently used are removed, but none that a machine or a configured machinetype needs. Without it"
+        " nothing is removed unasked.",
+    )
     console_bytes: Bytes = Field(
         1_000_000, ge=131_072, description="How much of a machine's console is kept: its beginning and its end."
     )
     joboutputs_bytes: Bytes = Field(1_000_000_000, ge=1, description="How much a machine may leave in $JOBOUTPUTS.")
     joboutputs_files: Count = Field(5000, description="How many files and directories it may leave there.")
+    factory_name: DnsName | None = Field(
+        None, description="Name of this factory in its space. Without it: the host's name."
+    )
+    total_processors: Budget | None = Field(
+        None,
+        description="Processors that the daemon's machines may use: a number; or the absolute path of a file, or a"
+        " list with a command and its arguments, whose first word is the number, read again every few seconds."
+        " Without it: all of the host.",
+    )
+    machines_dir_days: Days = Field(3.0, description="How long the directory of an ended machine is kept, in days.")
+    history_days: Days = Field(30.0, description="How long the database keeps ended machines and events, in days.")
+    history_bytes: Bytes = Field(
+        200_000_000, ge=1_000_000, description="How large the database may grow; the oldest history goes first."
+    )
     user_data_options: UserDataOptions = Field(
         default_factory=dict,
         description="Value that replaces `##user_data_option_NAME##` in the user_data of every machinetype.",
@@ -110,12 +133,61 @@ class Policy(Table):
     devices: tuple[Device, ...] = Field((), description="Device files of the host that a machinetype may use.")
     host_network: StrictBool = Field(False, description='Whether a machinetype may use `network = "host"`.')
     nested_containers: StrictBool = Field(True, description="Whether a machinetype may ask for `nested_containers`.")
+    cvmfs_repositories: tuple[Annotated[str, Field(pattern=rules.REPOSITORY)], ...] | None = Field(
+        None, description="CernVM-FS repositories that a machinetype may name. Without it: any."
+    )
+
+
+class NetworkOptions(Table):
+    """`[network]`: the factory's own network, for machinetypes with `network = "lmd"`."""
+
+    ipv6: StrictBool = Field(
+        True, description="Whether machines have IPv6 too, by a unique local prefix and NAT of the host's."
+    )
+    libvirt: Literal["auto", "yes", "no"] = Field(
+        "auto",
+        description="Whether libvirt makes the network, with DHCP and names, as virtual machines need it; `auto`: where"
+        " libvirt answers.",
+    )
+    services: tuple[Annotated[str, AfterValidator(rules.service)], ...] = Field(
+        (), description='Services of this host that machines may use, such as `"tcp 3128"` for a Squid.'
+    )
+
+
+class Cvmfs(Table):
+    """`[cvmfs]`: how CernVM-FS repositories come to this host and its machines."""
+
+    provider: Literal["auto", "system", "embedded"] = Field(
+        "auto",
+        description="`system`: the distribution's client, by autofs or `mount -t cvmfs`; `embedded`: the reader that"
+        " comes with lmd; `auto`: the first where `cvmfs2` is installed, else the second.",
+    )
+    server_url: tuple[Line, ...] = Field(
+        (), description="Servers of the repositories for the embedded reader; `@fqrn@` stands for the name."
+    )
+    http_proxy: tuple[Line, ...] = Field(
+        (), description="The site's proxies, groups in the order in which they are tried, `|` between their members."
+    )
+    public_key: tuple[HostPath, ...] = Field(
+        (), description="Files with master keys, or directories of `*.pub`. Without it: as the reader finds them."
+    )
+    quota_mb: Count | None = Field(None, description="Most that the embedded reader's cache holds; 4000 without it.")
+    settings: Mapping[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], Text] = Field(
+        default_factory=dict,
+        description="More settings of the embedded reader (`CVMFS_TIMEOUT`), and variables of links (`ARCH`).",
+    )
+    probe_seconds: Annotated[Seconds, Field(ge=1)] = Field(
+        30, description="Longest time in which a mounted repository has to answer."
+    )
+    idle_seconds: Annotated[Seconds, Field(ge=1)] = Field(
+        60, description="How long the embedded reader keeps a repository mounted that no machine needs."
+    )
 
 
 class PodmanOptions(Table):
     """`[runtimes.podman]`: how the Podman runtime works on this host."""
 
-    socket: Annotated[Line, AfterValidator(rules.podman_socket)] | None = Field(
+    socket: Annotated[Line, AfterValidator(rules.unix_socket)] | None = Field(
         None,
         description="Socket of the Podman service, a path or `unix:///path`. Without it: the one that answers, or one"
         " of our own.",
@@ -135,6 +207,19 @@ class PodmanOptions(Table):
     uid_count: Count | None = Field(None, description="Length of that range; each machine takes 65536 of it.")
 
 
+class DockerOptions(Table):
+    """`[runtimes.docker]`: how the Docker runtime works on this host."""
+
+    socket: Annotated[Line, AfterValidator(rules.unix_socket)] | None = Field(
+        None,
+        description="Socket of Docker's daemon, a path or `unix:///path`. Without it: `$DOCKER_HOST` if that is one,"
+        " else `/run/docker.sock`.",
+    )
+    ping_seconds: Annotated[float, Field(gt=0, le=600)] | None = Field(
+        None, description="How long the daemon may take to say that it is there. Without it: 5."
+    )
+
+
 class KvmOptions(Table):
     """`[runtimes.kvm]`: how virtual machines run on this host."""
 
@@ -148,8 +233,15 @@ class KvmOptions(Table):
     )
 
 
-OPTIONS: Mapping[str, type[Table]] = {"podman": PodmanOptions, "kvm": KvmOptions}
+OPTIONS: Mapping[str, type[Table]] = {"podman": PodmanOptions, "docker": DockerOptions, "kvm": KvmOptions}
 """The tables `[runtimes.NAME]` that are checked here; other runtimes check their own."""
+
+
+Where = Literal["factory", "machine"]
+
+
+def _on_the_factory() -> dict[Literal["where"], Where]:
+    return {"where": "factory"}
 
 
 class MachineType(Table):
@@ -165,7 +257,7 @@ class MachineType(Table):
         " boot ISO and an empty disk.",
     )
     runtime: Annotated[Line, AfterValidator(rules.runtime)] = Field(
-        "auto", description="What runs it: `podman`, another runtime that is installed, or `auto`."
+        "auto", description="What runs it: `podman`, `docker`, another runtime that is installed, or `auto`."
     )
     isolation: Literal["container", "vm"] = Field(
         default_factory=virtual.isolation,
@@ -268,14 +360,29 @@ class MachineType(Table):
     grace_secs: Seconds = Field(
         1800, description="Notice between an earlier shutdown time and the end; grace_secs of the features."
     )
+    notice: Notice = Field(
+        "sigterm",
+        description="How a machine learns of an earlier end, beside its features: `features` (they alone), `sigterm`"
+        " (at once), or a list with a command that is run in it. By force at the end of its grace, whichever it is.",
+    )
+    machines_dir_days: Days = Field(3.0, description="How long its directory is kept when it has ended, in days.")
     heartbeat_file: Annotated[str, AfterValidator(rules.file_name)] | None = Field(
         None, description="Name of the file in $JOBOUTPUTS that a healthy machine writes again and again."
     )
     heartbeat_seconds: Seconds = Field(
         0, description="Longest time between two heartbeats; 0: the file must exist, its age does not matter."
     )
-    features_form: Annotated[Literal["path", "file-url"], BeforeValidator(rules.features_form)] = Field(
-        "path", description="What $MACHINEFEATURES, $JOBFEATURES and $JOBOUTPUTS hold: a path or a file:// URL."
+    features_form: Literal["path", "file-url", "http"] = Field(
+        default_factory=virtual.features_form,
+        description="What $MACHINEFEATURES, $JOBFEATURES and $JOBOUTPUTS hold: a path, a file:// URL, or an http:// URL"
+        " of the metadata server, where outputs are PUT. Without it: `http` for virtual machines that start a system of"
+        " their own, else `path`.",
+    )
+    metadata_token_required: StrictBool = Field(
+        False, description="Whether the metadata is closed to requests without a session token (EC2's IMDSv2)."
+    )
+    root_public_key: Annotated[Line, AfterValidator(rules.file_path)] | None = Field(
+        None, description="File with the SSH public key that cloud-init lets in, as the metadata's public key."
     )
     outcome: Annotated[
         Mapping[Annotated[int, Field(ge=0, le=255)], Annotated[str, AfterValidator(rules.shutdown_message)]],
@@ -284,7 +391,17 @@ class MachineType(Table):
         default_factory=dict,
         description='Shutdown message for an exit code, for payloads that write none: `{ 75 = "300 no work" }`.',
     )
-    network: Network = Field(Network.BRIDGE, description="Network of the machine; `host` only if [policy] allows it.")
+    network: Network = Field(
+        default_factory=virtual.network,
+        description="Network of the machine: `lmd`, the factory's own, with a fixed address, metadata and no other"
+        " machine in reach; `bridge`, the runtime's; `host` only if [policy] allows it. Without it: `lmd` for virtual"
+        " machines that start a system of their own, else `bridge`.",
+    )
+    contextualisation: Literal["metadata", "seed"] = Field(
+        default_factory=virtual.contextualisation,
+        description="Where a virtual machine that starts a system of its own finds user_data: the metadata server, or a"
+        " NoCloud CD. Without it: `metadata` in the network `lmd`, else `seed`.",
+    )
     user_namespace: UserNamespace = Field(
         UserNamespace.AUTO,
         description="`required`: not started without a range of user ids of its own; `auto`: one where the host can.",
@@ -305,6 +422,19 @@ class MachineType(Table):
     )
     tmp_binds: tuple[Annotated[InsidePath, AfterValidator(rules.free_path)], ...] = Field(
         (), description="Empty directories on the host's disk that go with the machine."
+    )
+
+    cvmfs_repositories: Annotated[
+        tuple[Annotated[str, Field(pattern=rules.REPOSITORY)], ...], Field(max_length=100)
+    ] = Field(
+        (),
+        description="CernVM-FS repositories that the machine finds below /cvmfs, by their full names; `*`: all that"
+        " this host has mounted.",
+    )
+    cvmfs: Mapping[Literal["where"], Where] = Field(
+        default_factory=_on_the_factory,
+        description='`cvmfs.where`: `"factory"`, mounted on the host and bound into the machine; `"machine"`, mounted'
+        " in the machine's own namespaces, by a client that is part of it.",
     )
 
     kernel: Annotated[Line, AfterValidator(rules.file_path)] | None = Field(
@@ -334,9 +464,15 @@ class MachineType(Table):
         return self
 
     @property
+    def cvmfs_where(self) -> str:
+        """`factory` or `machine`."""
+        return self.cvmfs.get("where", "factory")
+
+    @property
     def runs_user_data(self) -> bool:
         """Whether /user_data is the machine's command."""
-        return self.user_data is not None and self.entrypoint is None
+        own_system = self.machine_model in virtual.SELF_STARTING
+        return self.user_data is not None and self.entrypoint is None and not own_system
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,3 +490,5 @@ class Config:
     machinetypes: Mapping[str, MachineType] = field(default_factory=dict)
     disabled: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
     origins: Mapping[tuple[str, ...], str] = field(default_factory=dict)
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    cvmfs: Cvmfs = field(default_factory=Cvmfs)

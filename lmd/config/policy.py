@@ -16,4 +16,13 @@ def violations(machinetype: MachineType, policy: Policy) -> list[tuple[tuple[str
         for asked in getattr(machinetype, key):
             if asked not in allowed:
                 found.append(((key,), f"{asked} is not allowed here; it would have to be in {key} of [policy]"))
+    allowed = policy.cvmfs_repositories
+    for name in machinetype.cvmfs_repositories if allowed is not None else ():
+        if name not in (allowed or ()):
+            found.append(
+                (
+                    ("cvmfs_repositories",),
+                    f"{name} is not allowed here; it would have to be in cvmfs_repositories of [policy]",
+                )
+            )
     return found

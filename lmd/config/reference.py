@@ -8,7 +8,7 @@ from typing import Any
 from lmd.config.keys import PREFIXES, VAC
 from lmd.config.keys import key as written_as
 from lmd.config.load import INHERITED
-from lmd.config.models import OPTIONS, MachineType, Policy, Settings, Table
+from lmd.config.models import OPTIONS, Cvmfs, MachineType, NetworkOptions, Policy, Settings, Table
 from lmd.config.schema import table_schema
 from lmd.config.show import toml
 from lmd.config.values import Unit
@@ -18,6 +18,8 @@ END = "<!-- the keys: end -->"
 _TABLES: Mapping[str, type[Table]] = {
     "[settings]": Settings,
     "[policy]": Policy,
+    "[cvmfs]": Cvmfs,
+    "[network]": NetworkOptions,
     **{f"[runtimes.{name}]": model for name, model in OPTIONS.items()},
     "[machinetypes.NAME]": MachineType,
 }

@@ -81,7 +81,7 @@ def user_data(value: str) -> str:
     return value
 
 
-def podman_socket(value: str) -> str:
+def unix_socket(value: str) -> str:
     """The path of a Unix socket, or its `unix://` URL; else raises ValueError."""
     if not re.fullmatch(r"(unix://)?/.+", value):
         raise ValueError(f"expected /path or unix:///path, got {shorten(value)}")
@@ -126,10 +126,11 @@ def machine_model(value: Any) -> Any:
     return value
 
 
-def features_form(value: Any) -> Any:
-    """Passes all but `http`, for which it raises ValueError with the reason."""
-    if value == "http":
-        raise ValueError('"http" needs the metadata server, which is not available yet; use "path" or "file-url"')
+def service(value: str) -> str:
+    """A service of the host, as `tcp 3128`; else raises ValueError."""
+    found = re.fullmatch(r"(?:tcp|udp) ([0-9]{1,5})", value)
+    if not found or not 1 <= int(found[1]) <= 65535:
+        raise ValueError(f'expected a protocol and a port, as in "tcp 3128", got {shorten(value)}')
     return value
 
 
@@ -217,14 +218,30 @@ def together(clashes: Iterable[Clash]) -> None:
         raise Clashes(found)
 
 
+REPOSITORY = r"^(\*|[A-Za-z0-9][A-Za-z0-9_-]{0,62}(\.[A-Za-z0-9][A-Za-z0-9_-]{0,62}){1,7})$"
+"""A CernVM-FS repository's full name, or `*` for all."""
+
+
 def combination(machinetype: "MachineType") -> Iterator[Clash]:
     """The keys of a machinetype that cannot stand together."""
     yield from _lives(machinetype)
+    yield from virtual.connection(machinetype)
     yield from _commands(machinetype)
     yield from _places(machinetype)
+    yield from _repositories(machinetype)
     kind, location = split_image(machinetype.root_image)
     yield from virtual.combination(machinetype, kind is not None and location != MICRO)
     yield from patterns(machinetype.user_data_options, machinetype.user_data_files)
+
+
+def _repositories(mt: "MachineType") -> Iterator[Clash]:
+    if mt.cvmfs_where == "machine" and "*" in mt.cvmfs_repositories:
+        yield (
+            ("cvmfs_repositories", "cvmfs"),
+            '"*" is what the host has mounted: name them, or use cvmfs.where = "factory"',
+        )
+    if mt.cvmfs_where == "machine" and mt.isolation == "vm":
+        yield ("cvmfs", "isolation"), 'where = "machine" is for containers: a virtual machine gets the host\'s mount'
 
 
 def patterns(options: Iterable[str], files: Iterable[str]) -> Iterator[Clash]:

@@ -10,14 +10,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from lmd.config.keys import PREFIXES
-from lmd.config.models import OPTIONS, MachineType, Policy, Settings
+from lmd.config.models import OPTIONS, Cvmfs, MachineType, NetworkOptions, Policy, Settings
 
 NAME = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 
 
 def schema() -> dict[str, Any]:
     """The schema of a whole file. Nothing is required in it, as a file may add to what another one says."""
-    tables = {model: table_schema(model) for model in (Settings, Policy, MachineType)}
+    tables = {model: table_schema(model) for model in (Settings, Policy, NetworkOptions, Cvmfs, MachineType)}
     others = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -27,6 +27,8 @@ def schema() -> dict[str, Any]:
         "properties": {
             "settings": tables[Settings],
             "policy": tables[Policy],
+            "cvmfs": tables[Cvmfs],
+            "network": tables[NetworkOptions],
             "runtimes": {
                 "type": "object",
                 "description": "How each runtime works on this host.",

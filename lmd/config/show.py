@@ -29,6 +29,8 @@ def values(config: Config) -> Iterator[Value]:
     """Every key of the configuration in the order of the reference; disabled machinetypes are left out."""
     yield from _of_table(config, ("settings",), config.settings)
     yield from _of_table(config, ("policy",), config.policy)
+    yield from _of_table(config, ("network",), config.network)
+    yield from _of_table(config, ("cvmfs",), config.cvmfs)
     for name, options in config.runtimes.items():
         table = ("runtimes", name)
         for key, text in options.items():

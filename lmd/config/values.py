@@ -7,10 +7,11 @@ Bare numbers have Vac's unit where Vac has the option; strings carry their own: 
 import datetime
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, StrictFloat, StrictInt, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, StrictFloat, StrictInt, WithJsonSchema
 
 MEBIBYTE = 1024 * 1024
 GIGABYTE = 10**9
@@ -108,6 +109,33 @@ def inside_path(value: str) -> str:
     return path
 
 
+def budget(value: object) -> int | str | tuple[str, ...]:
+    """A number of processors, the path of a file or a command that says it; else raises ValueError."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 65_536:
+        return value
+    if isinstance(value, str) and value.startswith("/") and len(value) <= 4096:
+        return line(value)
+    if isinstance(value, (list, tuple)) and _is_command(value) and value[0].startswith("/"):
+        return tuple(value)
+    raise ValueError(
+        f"expected a number of 0 to 65536, the absolute path of a file, or a list of a command's absolute path and its"
+        f" arguments, got {shorten(value)}"
+    )
+
+
+def notice(value: object) -> str | tuple[str, ...]:
+    """`features`, `sigterm` or a command as a list of words; else raises ValueError."""
+    if value in ("features", "sigterm"):
+        return str(value)
+    if isinstance(value, (list, tuple)) and _is_command(value):
+        return tuple(value)
+    raise ValueError(f'expected "features", "sigterm" or a list with a command and its arguments, got {shorten(value)}')
+
+
+def _is_command(words: Sequence[object]) -> bool:
+    return 0 < len(words) <= 1000 and all(isinstance(word, str) and word and "\0" not in word for word in words)
+
+
 def _bounded(number: int) -> int:
     if not 0 <= number <= MOST_BYTES:
         raise ValueError("expected a size between 0 and 2^63-1 bytes")
@@ -128,9 +156,21 @@ Bytes = Annotated[int, BeforeValidator(size), Unit("bytes"), WithJsonSchema(_SIZ
 MiB = Annotated[int, BeforeValidator(_mebibytes), Field(ge=1, le=2**26), Unit("MiB"), WithJsonSchema(_SIZE_SCHEMA)]
 GB = Annotated[int, BeforeValidator(_gigabytes), Field(ge=1, le=2**20), Unit("GB"), WithJsonSchema(_SIZE_SCHEMA)]
 Seconds = Annotated[StrictInt, Field(ge=0, le=MOST_SECONDS), Unit("seconds")]
+Days = Annotated[StrictFloat, Field(ge=0, le=10_000, allow_inf_nan=False)]
 Count = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
 Processors = Annotated[StrictInt, Field(ge=1, le=65_536)]
 Rating = Annotated[StrictFloat, Field(ge=0.01, le=1e6, allow_inf_nan=False)]
+_WORDS = {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1}
+Budget = Annotated[
+    int | str | tuple[str, ...],
+    PlainValidator(budget),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^/"}, _WORDS]}),
+]
+Notice = Annotated[
+    str | tuple[str, ...],
+    PlainValidator(notice),
+    WithJsonSchema({"anyOf": [{"type": "string", "enum": ["features", "sigterm"]}, _WORDS]}),
+]
 Share = Annotated[StrictFloat, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Moment = Annotated[
     int,

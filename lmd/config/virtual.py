@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from lmd.config.models import MachineType
 
 Isolation = Literal["container", "vm"]
+Form = Literal["path", "file-url", "http"]
 CONTAINER: Isolation = "container"
 VM: Isolation = "vm"
 RUNTIMES: Mapping[str, Isolation] = {"podman": CONTAINER, "docker": CONTAINER, "kvm": VM}
@@ -28,6 +29,31 @@ def isolation(data: Mapping[str, Any]) -> Isolation:
     if data.get("machine_model", CONTAINER) != CONTAINER:
         return VM
     return RUNTIMES.get(data.get("runtime", ""), CONTAINER)
+
+
+def network(data: Mapping[str, Any]) -> Network:
+    """The network of a type that names none."""
+    return Network.LMD if data.get("machine_model") in SELF_STARTING else Network.BRIDGE
+
+
+def features_form(data: Mapping[str, Any]) -> Form:
+    """The form of the features of a type that names none."""
+    return "http" if data.get("machine_model") in SELF_STARTING else "path"
+
+
+def contextualisation(data: Mapping[str, Any]) -> Literal["metadata", "seed"]:
+    """Where a type that does not say it finds its user_data, if it starts a system of its own."""
+    return "metadata" if data.get("network") is Network.LMD else "seed"
+
+
+def connection(mt: "MachineType") -> Iterator[Clash]:
+    """The keys about the network and the metadata that cannot stand together."""
+    if mt.network is Network.LMD:
+        return
+    if mt.features_form == "http":
+        yield ("features_form", "network"), 'is "http", which is served in one network: network = "lmd"'
+    for key in _given(mt, ("metadata_token_required", "root_public_key")):
+        yield (key, "network"), 'is about the metadata, which is served in one network: network = "lmd"'
 
 
 def combination(mt: "MachineType", of_containers: bool) -> Iterator[Clash]:

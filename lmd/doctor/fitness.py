@@ -19,7 +19,7 @@ from lmd.config.problems import Problem
 from lmd.doctor.check import Asked, Check, apart
 from lmd.doctor.checks import limits, memory
 from lmd.doctor.finding import Finding, Level, note, ok, problem, warning
-from lmd.doctor.traps import explained
+from lmd.doctor.traps import explained, remedy
 from lmd.environment.directory import Directory
 from lmd.environment.features import Allocation
 from lmd.machine.spec import PLACES, Plan, spec
@@ -39,7 +39,7 @@ from runtimes.contract import (
 )
 
 BUILT = "lmd:"
-PROBE_SECONDS = 20.0
+PROBE_SECONDS = 60.0
 IMAGE_SECONDS = 10.0
 
 
@@ -189,7 +189,8 @@ def _architecture(image: Image | None, can: Capabilities) -> list[str]:
     if image is None or image.kind in (ImageKind.REFERENCE, ImageKind.ROOT_DIRECTORY):
         return []
     described = archives.describe(image.kind, Path(image.location)).architecture
-    return [f"architecture {described}, which the image is for"] if described not in {"", *can.architectures} else []
+    foreign = archives.foreign(image.location, described, can.architectures)
+    return [f"architecture {described}, which the image is for"] if foreign else []
 
 
 async def _has(runtime: Runtime, image: Image | None) -> bool | None:
@@ -228,7 +229,7 @@ def _of(one: Candidate, fit: Fitness, *, alone: bool) -> Iterator[Finding]:
     if one.probe.health is not Health.HEALTHY:
         trap = explained(one.probe.reason)
         sentence = f"{one.name} is {one.probe.health}: {one.probe.reason}"
-        yield (problem if alone else note)(sentence, trap.remedy if trap else one.probe.remedy)
+        yield (problem if alone else note)(sentence, remedy(trap, one.name) if trap else one.probe.remedy)
         return
     for what in one.lacking:
         yield (problem if alone else note)(f"{one.name} lacks {what}")

@@ -1,17 +1,11 @@
 """What each engine can do, as a table made from probes: for `lm doctor --matrix` and for docs/capabilities.md."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from lmd.doctor.runtimes import Runtimes
-from runtimes.contract import (
-    Capabilities,
-    Delivery,
-    EndReason,
-    ImageKind,
-    Limit,
-    Network,
-)
+from lmd.doctor.runtimes import Found, Runtimes
+from runtimes.contract import Capabilities, Delivery, EndReason, ImageKind, Limit, Network
 
 BEGIN = "<!-- the engines: begin (made by tests/lmd/doctor/test_capabilities_page.py) -->"
 END = "<!-- the engines: end -->"
@@ -20,27 +14,39 @@ YES, NO = "yes", "–"
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One engine: how it is called, what its probe said, and which optional protocols its class has."""
+    """One engine: how it is called, a cell for each row, and why something is missing, by what."""
 
     title: str
-    can: Capabilities
-    optional: frozenset[str] = frozenset()
+    cells: Mapping[str, str]
+    missing: Mapping[str, str]
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"engine": self.title, "can": dict(self.cells), "missing": dict(self.missing)}
+
+    def named(self, title: str) -> "Column":
+        """The same under another title."""
+        return replace(self, title=title)
 
 
-def _in(field: str, value: object) -> Callable[[Column], str]:
-    return lambda one: YES if value in getattr(one.can, field) else NO
+Told = Callable[[Capabilities, frozenset[str]], str]
+"""What one row says of an engine's capabilities and optional protocols."""
 
 
-def _is(field: str) -> Callable[[Column], str]:
-    return lambda one: YES if getattr(one.can, field) else NO
+def _in(field: str, value: object) -> Told:
+    return lambda can, _: YES if value in getattr(can, field) else NO
 
 
-def _has(protocol: str) -> Callable[[Column], str]:
-    return lambda one: YES if protocol in one.optional else NO
+def _is(field: str) -> Told:
+    return lambda can, _: YES if getattr(can, field) else NO
 
 
-ROWS: Mapping[str, Callable[[Column], str]] = {
-    "isolation": lambda one: one.can.isolation,
+def _has(protocol: str) -> Told:
+    return lambda _, optional: YES if protocol in optional else NO
+
+
+ROWS: Mapping[str, Told] = {
+    "isolation": lambda can, _: can.isolation,
     **{f"image: {kind}": _in("images", kind) for kind in ImageKind},
     "images kept in the engine": _has("images"),
     **{f"environment by {way}": _in("delivery", way) for way in Delivery},
@@ -58,48 +64,34 @@ ROWS: Mapping[str, Callable[[Column], str]] = {
     "lm exec, lm shell": _has("exec"),
     **{f"tells an end as {reason}": _in("end_reasons", reason) for reason in EndReason},
 }
-"""A line of the table each: what it says of an engine."""
 
-OF_THE_HOST = frozenset(
-    {
-        *(f"limit on {limit}" for limit in Limit),
-        *(f"network {network}" for network in Network),
-        "FUSE in nested containers",
-        "usage",
-    }
-)
+OF_THE_HOST = frozenset({*(f"limit on {limit}" for limit in Limit), "FUSE in nested containers", "usage"})
 """Rows in which the same engine differs from host to host."""
+
+
+def column(found: Found, title: str = "") -> Column | None:
+    """The column of a runtime, if its probe told capabilities."""
+    can = found.probe.capabilities
+    if can is None:
+        return None
+    cells = {name: tell(can, found.optional) for name, tell in ROWS.items()}
+    missing = {what.replace("_", " "): why for what, why in sorted(can.absent.items())}
+    return Column(title or f"{found.name} {found.probe.version}".strip(), cells, missing)
+
+
+def of_host(runtimes: Runtimes) -> list[Column]:
+    """The columns of the runtimes of this host that are healthy."""
+    return [made for one in runtimes.found if (made := column(one)) is not None]
 
 
 def rows(columns: Sequence[Column]) -> list[tuple[str, ...]]:
     """The table, without its head."""
-    return [(name, *(tell(one) for one in columns)) for name, tell in ROWS.items()]
+    return [(name, *(one.cells[name] for one in columns)) for name in ROWS]
 
 
 def remarks(columns: Sequence[Column]) -> list[str]:
     """Why something is missing, a sentence for each engine and thing."""
-    return [
-        f"{one.title}, {what.replace('_', ' ')}: {why}"
-        for one in columns
-        for what, why in sorted(one.can.absent.items())
-    ]
-
-
-def of_host(found: Runtimes) -> list[Column]:
-    """The columns of the runtimes of this host that are healthy."""
-    return [
-        Column(f"{one.name} {one.probe.version}".strip(), one.probe.capabilities, one.optional)
-        for one in found.found
-        if one.probe.capabilities is not None
-    ]
-
-
-def markdown(columns: Sequence[Column]) -> str:
-    """The table and its remarks as they stand in the page."""
-    heads = ("", *(one.title for one in columns))
-    lines = [heads, tuple("---" for _ in heads), *rows(columns)]
-    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-    return table + "\n\n" + "\n".join(f"- {line}" for line in remarks(columns)) + "\n"
+    return [f"{one.title} lacks {what}: {why}" for one in columns for what, why in one.missing.items()]
 
 
 def filled(page: str, columns: Sequence[Column]) -> str:
@@ -111,11 +103,17 @@ def filled(page: str, columns: Sequence[Column]) -> str:
     return f"{before}{BEGIN}\n{markdown(columns)}{END}{after}"
 
 
+def markdown(columns: Sequence[Column]) -> str:
+    """The table and its remarks as they stand in the page."""
+    heads = ("", *(one.title for one in columns))
+    lines = [heads, tuple("---" for _ in heads), *rows(columns)]
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return table + "\n\n" + "\n".join(f"- {line}" for line in remarks(columns)) + "\n"
+
+
 def parsed(page: str) -> dict[str, dict[str, str]]:
     """The cells of the table in a page, by engine and row."""
     text = page.partition(BEGIN)[2].partition(END)[0]
-    lines = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
-    ]
-    heads, body = lines[0][1:], lines[2:]
-    return {head: {line[0]: line[number + 1] for line in body} for number, head in enumerate(heads)}
+    table = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    heads, _, *body = [[cell.strip() for cell in cells] for cells in table]
+    return {head: {line[0]: line[number] for line in body} for number, head in enumerate(heads) if number}

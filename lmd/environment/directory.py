@@ -31,7 +31,8 @@ class Record:
     """What is kept of a machine beside its files; times in Unix seconds.
 
     `supervisor` is the process of the `lm run` that looks after it, by pid and start time in clock ticks, so that
-    another process of the same number is not taken for it. `outcome` is set once, when it has ended.
+    another process of the same number is not taken for it. `outcome` is set once, when it has ended. `created_boot` is
+    in seconds of the boot; with `conditions` (those of `lmd.machine.conditions`) a lost database is made again of it.
     """
 
     id: str
@@ -48,6 +49,10 @@ class Record:
     grace: int
     supervisor: tuple[int, int] | None = None
     outcome: Mapping[str, Any] | None = None
+    memory_bytes: int = 0
+    created_boot: float | None = None
+    conditions: Mapping[str, Any] | None = None
+    detached: bool = False
     schema: int = SCHEMA
 
 
@@ -66,6 +71,9 @@ class Directory:
         self.user_data = path / "user_data"
         self.secrets = path / "secrets"
         self.console = path / "console.log"
+        self.spec = path / "spec.json"
+        self.resolv_conf = path / "resolv.conf"
+        self.seed = path / "seed.iso"
 
     def make(self, machine: Mapping[str, str], job: Mapping[str, str]) -> None:
         """Create it with the features; what a crash left half-written is completed. Raises `DirectoryError`."""

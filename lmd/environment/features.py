@@ -11,6 +11,8 @@ from decimal import Decimal
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
+from lmd.network.addresses import GATEWAY
+
 MACHINEFEATURES = PurePosixPath("/etc/machinefeatures")
 JOBFEATURES = PurePosixPath("/etc/jobfeatures")
 JOBOUTPUTS = PurePosixPath("/var/spool/joboutputs")
@@ -109,9 +111,12 @@ def jobfeatures(given: Allocation) -> dict[str, str]:
 
 
 def variables(form: str, places: Mapping[str, PurePosixPath]) -> dict[str, str]:
-    """The three variables for `path` or `file-url`, from where each directory is in the machine."""
-    if form not in ("path", "file-url"):
-        raise ValueError(f"form {form!r}: expected path or file-url")
+    """The three variables for `path` or `file-url`, from where each directory is in the machine; for `http` they are
+    the metadata server's, the same for every machine."""
+    if form not in ("path", "file-url", "http"):
+        raise ValueError(f"form {form!r}: expected path, file-url or http")
+    if form == "http":
+        return {name: f"http://{GATEWAY}/{name.lower()}" for name in VARIABLES}
     return {name: str(places[name]) if form == "path" else f"file://{quote(str(places[name]))}" for name in VARIABLES}
 
 

@@ -39,6 +39,8 @@ class Why(StrEnum):
     QUOTA = "quota exceeded"
     STOPPED = "stopped"
     INTERRUPTED = "interrupted"
+    EARLIER = "told to end earlier"
+    PAUSED = "paused"
 
 
 class Decided(StrEnum):
@@ -113,6 +115,8 @@ WORDS = {
     Why.QUOTA: (Message(700, "Joboutputs quota exceeded"), Exit.QUOTA),
     Why.STOPPED: (Message(100, "Stopped by the operator"), Exit.STOPPED),
     Why.INTERRUPTED: (Message(100, "lm run was interrupted"), Exit.STOPPED),
+    Why.EARLIER: (Message(100, "Ended because the host asked"), Exit.STOPPED),
+    Why.PAUSED: (Message(700, "Paused by its engine"), Exit.FAILED),
 }
 """What a supervisor writes when the payload has left no message (spec 2.4), and the exit code either way."""
 
@@ -172,7 +176,7 @@ def _why(ended_by: tuple[Why, str] | None) -> str:
 
 def _exit(message: Message, ended_by: tuple[Why, str] | None) -> Exit:
     """What the supervisor had to do shows in the exit code, whatever the payload wrote about it."""
-    if ended_by and ended_by[0] not in (Why.STOPPED, Why.INTERRUPTED):
+    if ended_by and ended_by[0] not in (Why.STOPPED, Why.INTERRUPTED, Why.EARLIER):
         return WORDS[ended_by[0]][1]
     if message.code < 300:
         return Exit.STOPPED if ended_by else Exit.SUCCESS

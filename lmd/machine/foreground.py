@@ -14,12 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from images import cache, recipe
-from images.builder import chosen_epoch
 from images.errors import ImageError
 from lmd import engines
 from lmd.config.chosen import Chosen
-from lmd.config.files import check_files, image_kind
+from lmd.config.files import check_files
 from lmd.config.models import MachineType
 from lmd.config.problems import ConfigError
 from lmd.environment import features, joboutputs
@@ -29,6 +27,9 @@ from lmd.environment.features import Allocation
 from lmd.environment.identity import RANDOM_BYTES, machine_id
 from lmd.environment.outcome import MESSAGE_FILE, MESSAGE_LIMIT, Decided, Outcome, judge
 from lmd.environment.trees import Refused
+from lmd.machine import connection
+from lmd.machine.conditions import conditions
+from lmd.machine.image import BUILT, NoImage, image_of
 from lmd.machine.prepare import CannotPrepare, finish, prepare
 from lmd.machine.rules import Terms
 from lmd.machine.spec import Plan
@@ -36,7 +37,6 @@ from lmd.machine.supervise import Clock, Ended, Supervisor
 from lmd.places import Places
 from runtimes.contract import Image, ImageKind, Images, Reclaims, Runtime, RuntimeFault, Seen, Spec, unmet
 
-BUILT = "lmd:"
 HOLD = ("/bin/sh", "-c", "trap 'exit 0' TERM INT; while sleep 1; do :; done")
 """What runs in a machine whose author asked for a shell: nothing, until it is told to end."""
 
@@ -134,15 +134,16 @@ async def _run(
         raise CannotRun("\n".join(str(problem) for problem in problems))
     async with AsyncExitStack() as stack:
         try:
-            image = await _image(type_, places, voice)
+            image = await image_of(type_, places, voice.tell)
             runtime, probe = await stack.enter_async_context(engines.chosen(type_, config, places))
-        except (engines.NoRuntime, ConfigError, ImageError) as error:
+        except (NoImage, engines.NoRuntime, ConfigError, ImageError) as error:
             raise CannotRun(str(error)) from error
         plan = _plan(request, image)
         directory = Directory(places.machines / plan.id)
         try:
+            plan = await connection.joined(plan, directory, places, config)
             spec = await asyncio.to_thread(_prepared, plan, directory, runtime.name)
-        except CannotPrepare as error:
+        except (CannotPrepare, connection.NetworkFault) as error:
             raise CannotRun(str(error)) from error
         if probe.capabilities and (lacking := unmet(spec, probe.capabilities)):
             directory.remove()
@@ -191,25 +192,6 @@ def _processors(asked: int | None, least: int, most: int, name: str) -> int:
 def _prepared(plan: Plan, directory: Directory, runtime: str) -> Spec:
     host = os.uname().nodename
     return prepare(plan, directory, runtime=runtime, host=host, version=f"lmd {version('lmd')}", supervisor=os.getpid())
-
-
-async def _image(type_: MachineType, places: Places, voice: Voice) -> Image:
-    """The image that a type names; one of our own recipes is built now if it has not been."""
-    if type_.root_image.startswith(BUILT):
-        name = type_.root_image.removeprefix(BUILT)
-        path = cache.find(name, (places.cache / "images", cache.default_directory(os.environ, 0)))
-        if path is None:
-            epoch = chosen_epoch(os.environ, time.time())
-            found = recipe.find_recipe(name)
-            voice.tell(f"building the image {name}, once")
-            built = await asyncio.to_thread(cache.ensure, places.cache / "images", found, epoch, progress=voice.tell)
-            path = built.path
-        return Image(kind=ImageKind.OCI_ARCHIVE, location=str(path))
-    try:
-        kind, location = image_kind(type_.root_image)
-    except ValueError as error:
-        raise CannotRun(f"machinetype {type_.name}: root_image: {error}") from error
-    return Image(kind=kind, location=location, pull=type_.pull)
 
 
 async def _life(
@@ -269,16 +251,7 @@ async def _create(runtime: Runtime, spec: Spec, voice: Voice) -> Seen:
 
 
 def _terms(plan: Plan) -> Terms:
-    type_ = plan.machinetype
-    return Terms(
-        started=plan.allocation.started,
-        shutdown_time=plan.allocation.shutdown_time,
-        fizzle_seconds=type_.fizzle_seconds,
-        heartbeat_file=type_.heartbeat_file,
-        heartbeat_seconds=type_.heartbeat_seconds,
-        outputs_bytes=type_.joboutputs_bytes,
-        outputs_files=type_.joboutputs_files,
-    )
+    return conditions(plan.machinetype).terms(plan.allocation.started, plan.allocation.shutdown_time)
 
 
 async def _supervised(supervisor: Supervisor, runtime: Runtime, seen: Seen, joined: Joined | None) -> Ended:

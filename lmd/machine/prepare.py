@@ -1,5 +1,6 @@
 """Everything on the host that a machine needs before its runtime is asked: files, user_data, secrets, the record."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,10 @@ from lmd.config.models import MachineType
 from lmd.environment import features, user_data
 from lmd.environment.directory import Directory, DirectoryError, Record, process
 from lmd.environment.identity import boot_id
+from lmd.environment.seed import SeedError
+from lmd.machine import connection
+from lmd.machine.conditions import CONDITIONS, conditions
+from lmd.machine.saved import normal, save
 from lmd.machine.spec import Plan, existing, spec, targets
 from runtimes.contract import ImageKind, Spec
 
@@ -18,14 +23,16 @@ class CannotPrepare(Exception):
     """A machine cannot be prepared for a reason that its type or the host has to mend; one line."""
 
 
-def prepare(plan: Plan, directory: Directory, *, runtime: str, host: str, version: str, supervisor: int) -> Spec:
+def prepare(plan: Plan, directory: Directory, *, runtime: str, host: str, version: str, supervisor: int | None) -> Spec:
     """Write the machine's directory, complete before any engine is asked; returns the spec for the runtime.
+
+    `supervisor`: the process that looks after the machine and whose end orphans it; None: the daemon, whichever.
 
     Raises `CannotPrepare`; what was written by then is removed.
     """
     try:
         return _write(plan, directory, runtime, host, version, supervisor)
-    except (DirectoryError, user_data.UserDataError, OSError) as error:
+    except (DirectoryError, user_data.UserDataError, SeedError, OSError) as error:
         directory.remove()
         raise CannotPrepare(f"machinetype {plan.machinetype.name}: {error}") from error
     except BaseException:
@@ -33,15 +40,17 @@ def prepare(plan: Plan, directory: Directory, *, runtime: str, host: str, versio
         raise
 
 
-def _write(plan: Plan, directory: Directory, runtime: str, host: str, version: str, supervisor: int) -> Spec:
+def _write(plan: Plan, directory: Directory, runtime: str, host: str, version: str, supervisor: int | None) -> Spec:
     type_, given = plan.machinetype, plan.allocation
     root = Path(plan.image.location)
     there = existing(root) if plan.image.kind is ImageKind.ROOT_DIRECTORY else {}
     places = targets(plan.image, there)
     if type_.user_data is not None:
-        content = _user_data(plan, type_, features.variables("file-url", places), host, version)
+        form = "http" if type_.features_form == "http" else "file-url"
+        content = _user_data(plan, type_, features.variables(form, places), host, version)
     secrets = [_secret(Path(source)) for source in type_.secret_files.values()]
-    made = spec(plan, directory, places, [directory.secrets / str(number) for number in range(len(secrets))])
+    key = _public_key(type_)
+    made = normal(spec(plan, directory, places, [directory.secrets / str(number) for number in range(len(secrets))]))
     record = Record(
         id=plan.id,
         job_id=given.job_id,
@@ -55,7 +64,11 @@ def _write(plan: Plan, directory: Directory, runtime: str, host: str, version: s
         shutdown_time=given.shutdown_time,
         boot_id=boot_id(),
         grace=given.grace,
-        supervisor=process(supervisor),
+        supervisor=None if supervisor is None else process(supervisor),
+        memory_bytes=given.memory_bytes,
+        created_boot=time.clock_gettime(time.CLOCK_BOOTTIME),
+        conditions=CONDITIONS.dump_python(conditions(type_), mode="json"),
+        detached=plan.detached,
     )
     # The record comes first, so that whatever a kill leaves behind is known to be ours and whose it was.
     directory.path.mkdir(mode=0o711, parents=True)
@@ -65,6 +78,13 @@ def _write(plan: Plan, directory: Directory, runtime: str, host: str, version: s
         directory.put_user_data(content)
     for number, secret in enumerate(secrets):
         directory.put_secret(number, secret)
+    told = content if type_.user_data is not None else None
+    if plan.nic is not None:
+        connection.describe(plan, plan.nic, directory, told, key, host)
+    if made.seed is not None:
+        connection.seed(plan, directory, told, key)
+    if supervisor is None:
+        save(made, directory)
     return made
 
 
@@ -93,6 +113,12 @@ def _user_data(plan: Plan, type_: MachineType, urls: dict[str, str], host: str, 
     if type_.runs_user_data and (why := user_data.runnable(content)):
         raise user_data.UserDataError(f"user_data {source} cannot be run: {why}")
     return content
+
+
+def _public_key(type_: MachineType) -> str:
+    return (
+        "" if type_.root_public_key is None else _secret(Path(type_.root_public_key)).decode(errors="replace").strip()
+    )
 
 
 def _secret(path: Path) -> bytes:

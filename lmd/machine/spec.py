@@ -8,13 +8,15 @@ from lmd.config.models import MachineType
 from lmd.environment import features
 from lmd.environment.directory import Directory
 from lmd.environment.features import Allocation
-from runtimes.contract import Image, ImageKind, Limits, Mount, Spec, Tmpfs
+from runtimes.contract import Image, ImageKind, Limits, Mount, Network, Nic, Spec, Tmpfs
 
 LIFETIME_MARGIN = 120
 """Seconds after the shutdown time at which the engine ends a machine that nobody of ours looks after any more."""
 
 ASIDE = PurePosixPath("/run/lmd")
 """Where the environment lies in a root directory that is used in place and lacks the usual mount points."""
+
+RESOLV_CONF = PurePosixPath("/etc/resolv.conf")
 
 PLACES = {
     "MACHINEFEATURES": features.MACHINEFEATURES,
@@ -35,6 +37,8 @@ class Plan:
     image: Image
     allocation: Allocation
     command: tuple[str, ...] | None = None  # in place of the type's own
+    detached: bool = False  # an operator has asked the daemon for it
+    nic: Nic | None = None  # its place in the factory's own network
 
 
 def targets(image: Image, exists: Mapping[PurePosixPath, bool]) -> dict[str, PurePosixPath]:
@@ -81,6 +85,8 @@ def spec(plan: Plan, directory: Directory, places: Mapping[str, PurePosixPath], 
         ),
         required_limits=type_.require_limits,
         network=type_.network,
+        nic=plan.nic,
+        seed=directory.seed if seeded(type_) else None,
         read_only_root=type_.read_only,
         user_namespace=type_.user_namespace,
         nested_containers=type_.nested_containers,
@@ -91,6 +97,11 @@ def spec(plan: Plan, directory: Directory, places: Mapping[str, PurePosixPath], 
         console_bytes=type_.console_bytes,
         lifetime_seconds=int(given.shutdown_time - given.started) + given.grace + LIFETIME_MARGIN,
     )
+
+
+def seeded(type_: MachineType) -> bool:
+    """Whether a machine of this type gets its user_data on a CD."""
+    return type_.machine_model == "vm-raw" and type_.contextualisation == "seed"
 
 
 def _command(plan: Plan, places: Mapping[str, PurePosixPath]) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
@@ -112,6 +123,8 @@ def _mounts(
     ]
     if type_.user_data is not None:
         mounts.append(Mount(source=directory.user_data, target=places["user_data"], owned_by_machine=True))
+    if type_.network is Network.LMD and type_.isolation == "container":
+        mounts.append(Mount(source=directory.resolv_conf, target=RESOLV_CONF))
     mounts += [
         Mount(source=source, target=PurePosixPath(target), owned_by_machine=True)
         for source, target in zip(secrets, type_.secret_files, strict=True)

@@ -110,7 +110,10 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def locked(run: Path) -> int | None:
-    """The descriptor of the lock that one server of a host has for as long as it lives; None if another has it."""
+    """The descriptor of the lock that one server of a host has for as long as it lives; None if another has it.
+
+    The file holds the pid of the server, for people.
+    """
     try:
         run.mkdir(mode=0o711, parents=True, exist_ok=True)
         descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -121,6 +124,8 @@ def locked(run: Path) -> int | None:
     except BlockingIOError:
         os.close(descriptor)
         return None
+    os.truncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
 
 
@@ -145,6 +150,8 @@ def bound(address: str, port: int) -> socket.socket:
 def key(own: Path) -> bytes:
     """The key that tokens are signed with; kept, so that a restarted server knows the tokens of before."""
     path = own / KEY
+    if not os.access(own, os.W_OK | os.X_OK):
+        raise CannotServe(f"user {os.geteuid()} cannot get to {own}: let others pass: chmod o+x its parent directories")
     with suppress(OSError):
         if len(found := path.read_bytes()) == tokens.KEY_BYTES:
             return found

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from lmd.environment import trees
 from lmd.metadata import card as cards
@@ -37,12 +38,32 @@ FORGET_SECONDS = 300.0
 MOST_LISTED = 10_000
 
 
+class _Connection(web.RequestHandler):
+    """One connection. A client that has said all and shuts its side (nc at the end of its input) is answered still."""
+
+    __slots__ = ()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """True keeps our side open: while a whole request waits for its answer."""
+        if self._waiter is not None and not self._waiter.done():
+            return False
+        try:
+            if self._parser is not None:
+                self._parser.feed_eof()
+        except HttpProcessingError:
+            return False  # the end has come within a body
+        return True
+
+
 class _Connections(web.Server):
     """aiohttp's server, which tells when a connection has gone."""
 
     def __init__(self, owner: "Server", **words: Any) -> None:
         super().__init__(owner.handle, **words)
-        self._owner = owner
+        self._owner, self._words = owner, words
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=asyncio.get_running_loop(), **self._words)
 
     def connection_lost(self, handler: Any, exc: BaseException | None = None) -> None:
         transport = handler.transport

@@ -9,6 +9,8 @@ import hashlib
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+from runtimes.contract import Nic
+
 NAME = "lmd"
 BRIDGE = "lmd0"
 NETWORK = IPv4Network("169.254.0.0/16")
@@ -57,6 +59,22 @@ class Place:
     @property
     def link_local(self) -> IPv6Address:
         return IPv6Address("fe80::") + interface_id(self.mac)
+
+    def nic(self, prefix6: IPv6Network | None, network: str) -> Nic:
+        """The place as runtimes want it; `network` is libvirt's name of the network, or ""."""
+        return Nic(
+            address=str(self.address),
+            prefix=NETWORK.prefixlen,
+            gateway=str(GATEWAY),
+            address6=str(self.address6(prefix6)) if prefix6 else "",
+            prefix6=prefix6.prefixlen if prefix6 else 64,
+            gateway6=str(gateway6(prefix6)) if prefix6 else "",
+            mac=self.mac,
+            port=self.port,
+            bridge=BRIDGE,
+            mtu=MTU,
+            network=network,
+        )
 
 
 def place_of(address: IPv4Address) -> Place:

@@ -1,9 +1,9 @@
-"""The bridge of the factory's network and the ports of containers in it, by netlink. All calls block: use a thread."""
+"""The bridge of the factory's network and its ports, by netlink. All calls block: use a thread."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,8 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from lmd.network import addresses
-from lmd.network.addresses import BRIDGE, GATEWAY, MAC, METADATA, METADATA6, MTU, NETWORK, Place
-
-INSIDE = "eth0"
-"""The interface's name in a container."""
+from lmd.network.addresses import BRIDGE, GATEWAY, MAC, METADATA, METADATA6, MTU, NETWORK
+from runtimes.containers.nic import index, isolate
 
 
 class NetworkFault(Exception):
@@ -59,12 +57,6 @@ def in_the_way(net: Any) -> str | None:
     return None
 
 
-def index(net: Any, name: str) -> int | None:
-    """The number of an interface; None if there is none of that name."""
-    found = net.link_lookup(ifname=name)
-    return found[0] if found else None
-
-
 def make(net: Any) -> None:
     """Make the bridge unless it is there. Raises `NetworkFault` if something else has its name."""
     number = index(net, BRIDGE)
@@ -104,36 +96,6 @@ def forwarding(wanted: Wanted) -> None:
             raise NetworkFault(f"{path} cannot be set to 1: {error.strerror}") from error
 
 
-def connect(net: Any, place: Place, pid: int, wanted: Wanted) -> None:
-    """Put an interface with the place's addresses into the network namespace of a process. Safe to repeat.
-
-    The two ends are made with their final names and addresses in one request, so that no crash leaves one that is
-    nobody's: the pair goes with the namespace.
-    """
-    bridge = index(net, BRIDGE)
-    if bridge is None:
-        raise NetworkFault(f"the bridge {BRIDGE} is gone")
-    if (old := index(net, place.port)) is not None:
-        net.link("del", index=old)
-    net.link(
-        "add",
-        ifname=place.port,
-        kind="veth",
-        mtu=MTU,
-        master=bridge,
-        peer={"ifname": INSIDE, "address": place.mac, "mtu": MTU, "net_ns_pid": pid},
-    )
-    port = index(net, place.port)
-    isolate(net, port)
-    net.link("set", index=port, state="up")
-    _configure(place, pid, wanted)
-
-
-def isolate(net: Any, port: int | None) -> None:
-    """Let a port of the bridge reach the factory alone, no other port."""
-    net.brport("set", index=port, isolated=1)
-
-
 def ports(net: Any) -> dict[str, int]:
     """Name and number of every port that is a machine's, in the bridge or fallen out of it."""
     return {
@@ -144,14 +106,14 @@ def ports(net: Any) -> dict[str, int]:
 
 
 def reconnect(net: Any) -> int:
-    """Put ports that have lost the bridge back into it; returns how many."""
+    """Put ports that have lost the bridge back into it, and shut them off from each other; returns how many it were."""
     bridge, count = index(net, BRIDGE), 0
     for number in ports(net).values():
         if net.get_links(number)[0].get("master") != bridge:
             net.link("set", index=number, master=bridge)
-            isolate(net, number)
             net.link("set", index=number, state="up")
             count += 1
+        isolate(net, number)
     return count
 
 
@@ -160,20 +122,6 @@ def remove(net: Any) -> None:
     if (number := index(net, BRIDGE)) is not None:
         with suppress(NetlinkError):
             net.link("del", index=number)
-
-
-def _configure(place: Place, pid: int, wanted: Wanted) -> None:
-    with IPRoute(netns=f"/proc/{pid}/ns/net") as inside:
-        number = index(inside, INSIDE)
-        if (lo := index(inside, "lo")) is not None:
-            inside.link("set", index=lo, state="up")
-        inside.link("set", index=number, state="up")
-        inside.addr("add", index=number, address=str(place.address), prefixlen=NETWORK.prefixlen)
-        inside.route("add", dst="default", gateway=str(GATEWAY))
-        if wanted.prefix6:
-            own: IPv6Address = place.address6(wanted.prefix6)
-            inside.addr("add", index=number, address=str(own), prefixlen=wanted.prefix6.prefixlen, flags=0x02)
-            inside.route("add", family=10, dst="default", gateway=str(addresses.gateway6(wanted.prefix6)), oif=number)
 
 
 @contextmanager

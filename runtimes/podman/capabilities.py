@@ -37,7 +37,7 @@ def capabilities(info: Mapping[str, Any], fuse_mode: int | None, tun: bool) -> C
         images=CONTAINER_IMAGES,
         delivery=frozenset({Delivery.BIND}),
         limits=frozenset(limits | {Limit.OPEN_FILES}),
-        networks=frozenset(Network) - ({Network.BRIDGE} if rootless and not tun else frozenset()),
+        networks=_networks(rootless, tun),
         user_namespace=not rootless,
         nested_containers=True,
         fuse=fuse,
@@ -50,6 +50,12 @@ def capabilities(info: Mapping[str, Any], fuse_mode: int | None, tun: bool) -> C
         end_reasons=TOLD,
         absent=absent,
     )
+
+
+def _networks(rootless: bool, tun: bool) -> frozenset[Network]:
+    """Those that can be had: the factory's own needs root, as does a bridge without /dev/net/tun."""
+    lacking = ({Network.LMD} if rootless else set()) | ({Network.BRIDGE} if rootless and not tun else set())
+    return frozenset(Network) - lacking
 
 
 def _without(controllers: list[str], rootless: bool, version: str) -> str:

@@ -3,13 +3,14 @@
 import asyncio
 import json
 import os
+import re
 import tarfile
 import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from runtimes import archives
+from runtimes import archive_digests, archives
 from runtimes.containers import streams
 from runtimes.containers.engine import ANSWER_LIMIT, Answer, Engine, decoded
 from runtimes.containers.names import LOADED, PULLED, given_back, ours, quoted, tag
@@ -34,28 +35,32 @@ def name(image: Image) -> str | None:
     return archives.describe(image.kind, Path(image.location)).image_id.removeprefix("sha256:")
 
 
-async def ensure(engine: Engine, image: Image, locks: Path) -> str:
+async def ensure(engine: Engine, image: Image, locks: Path, architectures: frozenset[str]) -> str:
     """The id (`sha256:…`) of the image, which is now in the store.
 
-    Raises `Rejected` if there is no such image, `Unavailable` if the engine did not answer.
+    Raises `Rejected` if there is no such image, if it is damaged or for none of the `architectures`, `Unavailable` if
+    the engine did not answer; then the store is as it was before.
     """
     if image.kind is ImageKind.ROOT_DIRECTORY:
         raise ValueError("a root directory is used in place and is not in the store")
     async with held(locks, f"image {image.location}", seconds=PULL_SECONDS):
         if image.kind is ImageKind.REFERENCE:
-            return await _reference(engine, image)
-        return await _archive(engine, image)
+            return await _reference(engine, image, architectures)
+        return await _archive(engine, image, architectures)
 
 
-async def _reference(engine: Engine, image: Image) -> str:
+async def _reference(engine: Engine, image: Image, architectures: frozenset[str]) -> str:
     wanted = image.location.removeprefix("docker://")
-    present = await _id(engine, wanted)
+    found = await _inspect(engine, wanted)
+    present = f"sha256:{found['Id']}" if found else None
     if image.pull == "never" or (present and image.pull == "missing"):
-        if present is None:
+        if found is None or present is None:
             raise Rejected(f"image {wanted} is not in podman's store and pull is never")
+        if complaint := archives.foreign(wanted, str(found.get("Architecture") or ""), architectures):
+            raise complaint
         return present
-    if complaint := _pull_complaint(await _pull(engine, wanted), wanted):
-        raise complaint
+    if failure := _pull_complaint(await _pull(engine, wanted), wanted):
+        raise failure
     found = await _inspect(engine, wanted)
     if found is None:
         raise Rejected(f"image {wanted}: pulled, but podman does not know it")
@@ -63,6 +68,10 @@ async def _reference(engine: Engine, image: Image) -> str:
     _, at, pinned = wanted.partition("@")
     if at and not any(str(name).endswith(f"@{pinned}") for name in found.get("RepoDigests") or ()):
         raise Rejected(f"image {wanted}: the registry gave another image, {found.get('Digest')}")
+    if complaint := archives.foreign(wanted, str(found.get("Architecture") or ""), architectures):
+        if image_id != present:
+            await engine.call("DELETE", f"/images/{_quoted(wanted)}")
+        raise complaint
     if image_id != present:  # what was there before is not ours to prune
         await _tag(engine, image_id, PULLED)
     return image_id
@@ -106,22 +115,32 @@ def _json(line: str) -> dict[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-async def _archive(engine: Engine, image: Image) -> str:
+async def _archive(engine: Engine, image: Image, architectures: frozenset[str]) -> str:
     path = Path(image.location)
     described = await engine.run(archives.describe, image.kind, path)
+    if complaint := archives.foreign(str(path), described.architecture, architectures):
+        raise complaint
     if present := await _id(engine, described.image_id):
         return present
+    await engine.run(archive_digests.verify, image.kind, path)
     before = await _names(engine)
     stream = (lambda: _layout_stream(path)) if image.kind is ImageKind.OCI_LAYOUT else (lambda: path.open("rb"))
     answer = await engine.upload("/images/load", stream, seconds=LOAD_SECONDS)
     if answer.status != 200:
-        raise answer.fault(f"load {path}")
+        raise replace(answer, body={"message": _of_kind(answer.message, image.kind)}).fault(f"load {path}")
     if await _id(engine, described.image_id) is None:
         raise Rejected(f"image {path}: podman loaded it as another image than {described.image_id}")
     await _tag(engine, described.image_id, LOADED)
     brought = answer.body.get("Names") if isinstance(answer.body, dict) else None
     await _restore(engine, [str(name) for name in brought or ()], before)
     return described.image_id
+
+
+def _of_kind(message: str, kind: ImageKind) -> str:
+    """Podman tries each form of archive and says what is wrong with all of them; this is what is wrong with ours."""
+    form = "oci-archive" if kind is ImageKind.OCI_LAYOUT else str(kind)
+    found = re.search(rf"\* {form}: (.*?)(?: \* |$)", message)
+    return found[1] if found else message
 
 
 async def _restore(engine: Engine, brought: list[str], before: dict[str, str]) -> None:

@@ -64,6 +64,15 @@ def unmount(where: Path) -> None:
     subprocess.run(["fusermount3", "-u", "-z", "-q", "--", str(where)], check=False, capture_output=True)
 
 
+def kept_elsewhere(where: Path) -> bool:
+    """Whether another process's mount namespace still has a mount at this place."""
+    for table in Path("/proc").glob("[0-9]*/mountinfo"):
+        with contextlib.suppress(OSError):
+            if f" {where} " in table.read_text(errors="replace"):
+                return True
+    return False
+
+
 def described_tree(top: Path) -> list[dict[str, Any]]:
     """What the kernel shows below `top`, in the form of the fixture's descriptions."""
     first: dict[int, str] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cvmfs_publisher import Publisher
 from cvmfs_served import FIXTURE, Open, Web, reply
 
 from cvmfs.errors import BadConfiguration, CvmfsError, Unreachable
+from cvmfs.http import Http, Limits
 from cvmfs.routes import ResetAfter, Routes, parse_proxies, parse_servers
 
 QUICK = {"CVMFS_TIMEOUT": "1", "CVMFS_TIMEOUT_DIRECT": "1"}
@@ -120,6 +124,52 @@ def redirect_away(connection: socket.socket) -> None:
 
 BEHAVIOURS = [hang, drip_headers, drip_body, endless_body, endless_header, close_early, announce_more, nonsense]
 BEHAVIOURS += [bad_length, redirect_away]
+
+
+def test_an_idle_connection_that_the_server_has_closed_costs_nothing(
+    raw: Callable[[Callable[[socket.socket], None]], Raw],
+) -> None:
+    served: list[int] = []
+
+    def once(connection: socket.socket) -> None:
+        served.append(1)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        connection.shutdown(socket.SHUT_RDWR)
+
+    http = Http("test")
+    for _ in range(3):
+        assert b"".join(http.get(raw(once).url + "/x", None, Limits(5), 10)) == b"ok"
+    url = raw(once).url + "/x"
+    assert [b"".join(http.get(url, None, Limits(5), 10)) for _ in range(3)] == [b"ok"] * 3
+    assert len(served) == 6
+    http.close()
+
+
+def test_a_server_without_a_trusted_certificate_is_refused(
+    raw: Callable[[Callable[[socket.socket], None]], Raw], tmp_path: Path
+) -> None:
+    publisher = Publisher(tmp_path / "repo")
+    (tmp_path / "cert").write_bytes(publisher.certificate)
+    key = publisher.signer.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "key").write_bytes(key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as wrapped:
+            wrapped.recv(1000)
+            wrapped.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    http = Http("test")
+    with pytest.raises(Unreachable, match="certificate verify failed"):
+        b"".join(http.get(f"https://127.0.0.1:{listener.getsockname()[1]}/x", None, Limits(5), 10))
+    thread.join(5)
+    http.close()
+    listener.close()
 
 
 @pytest.mark.parametrize("behave", BEHAVIOURS, ids=lambda behave: behave.__name__)

@@ -11,11 +11,12 @@ from cvmfs_mounted import command
 from cvmfs_publisher import Publisher, directory, file
 from cvmfs_served import FIXTURE, NAME, Web
 
+from cvmfs.blacklist import read_blacklist
 from cvmfs.configuration import Request, load_settings, load_values
 from cvmfs.errors import BadConfiguration
 from cvmfs.profiles import domains
 from cvmfs.routes import DIRECT
-from cvmfs.shell import read_shell
+from cvmfs.shell import read_shell, read_shell_file
 
 
 def write(folder: Path, **files: str) -> Path:
@@ -75,6 +76,29 @@ fi
         values_of("if [ a = a ]; then")
     with pytest.raises(BadConfiguration, match="without an if"):
         values_of("fi")
+
+
+def test_what_public_configurations_do_beyond_assignments_is_understood(tmp_path: Path) -> None:
+    guarded = """
+if [ "$FROM_REPOSITORY" != "" ]; then
+  # the configuration repository has said it
+  return
+fi
+URL=package
+"""
+    assert values_of(guarded) == {"URL": "package"}
+    assert values_of(guarded, FROM_REPOSITORY="1") == {"FROM_REPOSITORY": "1"}
+    unknown = "if [ -d / ] && grep -q 'wheezy\\|jessie' /etc/none ;\nthen\n  :\nelse\n  A=modern\nfi"
+    assert values_of(unknown) == {"A": "modern"}
+    assert values_of("if [ -n x ] && [ ! -f /none ]; then A=1; else A=2; fi; B='a;b'") == {"A": "1", "B": "a;b"}
+    assert values_of("[ -z $A ] || A=kept; [ -z $B ] && B=set", A="is", B="") == {"A": "kept", "B": "set"}
+    assert values_of('if [ "$(($$ % 2))" == 1 ]; then A=odd; else A=even; fi') == {"A": "even"}
+    write(tmp_path, common_DOT_conf="SHARED=yes\n. ./none.conf\n", d__one_DOT_conf=". ../common.conf\nOWN=$SHARED\n")
+    values: dict[str, str] = {}
+    assert read_shell_file(tmp_path / "d/one.conf", values)
+    assert values == {"SHARED": "yes", "OWN": "yes"}
+    write(tmp_path, loop_DOT_conf="N=1\n. loop.conf\n")
+    assert read_shell_file(tmp_path / "loop.conf", values)
 
 
 def test_later_files_win_in_the_conventional_order(tmp_path: Path) -> None:
@@ -179,12 +203,15 @@ def test_settings_and_keys_come_from_a_configuration_repository(
     publisher = Publisher(tmp_path / "config", "config.example.org")
     conf = (
         f"CVMFS_SERVER_URL={web.url}\nCVMFS_KEYS_DIR=/cvmfs/config.example.org/etc/cvmfs/keys/example.org\n"
-        "CVMFS_FROM_CONFIG=yes\n"
+        ". ../common.conf\n"
     )
     publisher.publish(
         {
             **{path: directory() for path in ("/etc", "/etc/cvmfs", "/etc/cvmfs/domain.d", "/etc/cvmfs/keys")},
             "/etc/cvmfs/keys/example.org": directory(),
+            "/etc/cvmfs/default.conf": file(b"FROM_REPOSITORY=1\nCVMFS_CONFIG_REPOSITORY=evil.example.org\n"),
+            "/etc/cvmfs/common.conf": file(b"CVMFS_FROM_CONFIG=yes\n"),
+            "/etc/cvmfs/blacklist": file(b"<other.example.org 7\n"),
             "/etc/cvmfs/keys/example.org/k.pub": file((FIXTURE / "keys" / f"{NAME}.pub").read_bytes()),
             "/etc/cvmfs/domain.d/example.org.conf": file(conf.encode()),
         }
@@ -197,9 +224,15 @@ def test_settings_and_keys_come_from_a_configuration_repository(
         tmp_path / "etc",
         default_DOT_local="CVMFS_CONFIG_REPOSITORY=config.example.org\nCVMFS_HTTP_PROXY=DIRECT\n"
         f"CVMFS_CACHE_BASE={tmp_path}/cache\n",
+        domain_DOT_d__example_DOT_org_DOT_conf='if [ "$FROM_REPOSITORY" != "" ]; then\n  return\nfi\n'
+        "CVMFS_SERVER_URL=http://127.0.0.1:9/none\nCVMFS_KEYS_DIR=/none\n",
         config_DOT_d__config_DOT_example_DOT_org_DOT_conf=f"CVMFS_SERVER_URL={url}\nCVMFS_KEYS_DIR={keys}\n",
     )
-    assert load_values(Request(NAME, {}, None, etc))["CVMFS_FROM_CONFIG"] == "yes"
+    values = load_values(Request(NAME, {}, None, etc))
+    assert values["CVMFS_FROM_CONFIG"] == "yes"
+    assert values["CVMFS_CONFIG_REPOSITORY"] == "config.example.org"
+    blacklists = [Path(word) for word in values["CVMFS_BLACKLIST"].split(":")]
+    assert read_blacklist(blacklists, "other.example.org").first_revision == 7
     done = command("cat", NAME, "README.txt", "--etc", str(etc))
     assert (done.returncode, done.stderr) == (0, b"")
     assert len(done.stdout) == 53

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cvmfs_mounted import command, described_tree, mounted, unmount, words_for
+from cvmfs_mounted import command, described_tree, kept_elsewhere, mounted, unmount, words_for
 from cvmfs_served import NAME, Web, records
 
 REVISIONS = [
@@ -70,7 +70,8 @@ def test_the_background_mount_returns_when_it_can_be_used_and_ends_when_unmounte
     until = time.monotonic() + 10
     while Path(f"/proc/{process}/fd/0").exists() and time.monotonic() < until:
         time.sleep(0.05)
-    assert not Path(f"/proc/{process}/fd/0").exists()
+    # a private copy of the mount table, made by somebody else on this host in the meantime, keeps a mount alive
+    assert not Path(f"/proc/{process}/fd/0").exists() or kept_elsewhere(where)
 
 
 def test_a_mount_whose_process_was_killed_fails_its_readers_and_is_replaced(web: Web, tmp_path: Path) -> None:

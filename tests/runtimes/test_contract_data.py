@@ -19,6 +19,7 @@ from runtimes.contract import (
     Limits,
     Mount,
     Network,
+    Nic,
     Placement,
     Spec,
     Tmpfs,
@@ -45,6 +46,9 @@ OTHER = {
     "limits": Limits(pids=1),
     "required_limits": frozenset({Limit.PIDS}),
     "network": Network.NONE,
+    "nic": Nic(
+        address="169.254.1.1", prefix=16, gateway="169.254.169.253", mac="56:4d:a9:fe:01:01", port="p", bridge="b"
+    ),
     "read_only_root": True,
     "user_namespace": UserNamespace.REQUIRED,
     "nested_containers": True,

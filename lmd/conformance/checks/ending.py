@@ -82,7 +82,7 @@ async def steady_heartbeat_keeps_it(trial: Trial) -> None:
 async def passed_time_ends_it(trial: Trial) -> str:
     left = await trial.run(f"#!/bin/sh\n{SLEEP}\n", seconds=1)
     _outcome(left, Exit.TIMED_OUT, "700 Passed shutdowntime", Decided.SUPERVISOR)
-    return _between(left, 0.3, 4.0)
+    return _between(left, 0.0, 4.0)  # of a short time nothing may be left when it starts on a busy host
 
 
 @check("a machine that is asked to stop sees shutdowntime move and SIGTERM, and ends by itself with its own message")

@@ -31,6 +31,7 @@ class Devices:
     """The three, as this user finds them."""
 
     rootless: bool
+    user: str
     fuse: Device
     kvm: Device
     tun: Device
@@ -38,7 +39,7 @@ class Devices:
 
 def gather(asked: Asked) -> Devices:
     """Open each and close it again."""
-    return Devices(rootless=asked.rootless, fuse=_device(FUSE), kvm=_device(KVM), tun=_device(TUN))
+    return Devices(rootless=asked.rootless, user=asked.user, fuse=_device(FUSE), kvm=_device(KVM), tun=_device(TUN))
 
 
 def _device(path: str) -> Device:
@@ -56,7 +57,7 @@ def _device(path: str) -> Device:
 def rule(devices: Devices) -> Iterator[Finding]:
     """What each is needed for, and how it is opened to those who need it."""
     yield _fuse(devices.fuse)
-    yield _kvm(devices.kvm)
+    yield _kvm(devices.kvm, devices.user)
     if devices.rootless:
         yield _tun(devices.tun)
 
@@ -72,7 +73,7 @@ def _fuse(device: Device) -> Finding:
     return ok("/dev/fuse can be opened by all")
 
 
-def _kvm(device: Device) -> Finding:
+def _kvm(device: Device, user: str) -> Finding:
     """That it can be opened only: whether it accelerates is told by the runtime kvm, which starts a guest."""
     if device.mode is None:
         return note(
@@ -80,7 +81,9 @@ def _kvm(device: Device) -> Finding:
             "modprobe kvm_intel || modprobe kvm_amd",
         )
     if device.refused:
-        return note(f"/dev/kvm cannot be opened by this user: {device.refused}", "usermod --append --groups kvm USER")
+        return note(
+            f"/dev/kvm cannot be opened by this user: {device.refused}", f"usermod --append --groups kvm {user}"
+        )
     return ok("/dev/kvm can be opened")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from images import cache, recipe
-from images.archive import ImageConfig, write_oci_archive, write_oci_layout
+from images.archive import ImageConfig, host_architecture, write_oci_archive, write_oci_layout
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
@@ -22,8 +22,8 @@ class Registry:
     """One image in a registry of the OCI distribution specification, read only; `fault` says how it misbehaves."""
 
     def __init__(self, layout: Path) -> None:
-        self.blobs = {f"sha256:{path.name}": path.read_bytes() for path in (layout / "blobs/sha256").iterdir()}
-        self.digest = json.loads((layout / "index.json").read_text())["manifests"][0]["digest"]
+        self.blobs: dict[str, bytes] = {}
+        self.digest = self.add(layout)
         self.image_id = json.loads(self.blobs[self.digest])["config"]["digest"]
         self.fault = ""
         self.pulls = 0
@@ -31,6 +31,11 @@ class Registry:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.name = f"127.0.0.1:{self.server.server_port}/test/busybox"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def add(self, layout: Path) -> str:
+        """Have the image of a layout too, by its digest, which is returned."""
+        self.blobs |= {f"sha256:{path.name}": path.read_bytes() for path in (layout / "blobs/sha256").iterdir()}
+        return json.loads((layout / "index.json").read_text())["manifests"][0]["digest"]
 
     def close(self) -> None:
         self.over.set()
@@ -148,6 +153,16 @@ def test_a_registry_that_misbehaves_is_told_in_one_line_and_nothing_stays(store,
         [line] = done.stderr.splitlines()
         assert line.startswith(f"lm: podman could not pull {name}: ")
         assert said in line.lower()
+    assert podman_s(store, "images", "--all", "--quiet") == ""
+
+
+def test_an_image_for_other_processors_is_refused_and_does_not_stay(store, registry: Registry, busybox_root) -> None:
+    other = "s390x" if host_architecture() != "s390x" else "amd64"
+    write_oci_layout(busybox_root, store.home / "other", ImageConfig(architecture=other))
+    name = f"{registry.name}@{registry.add(store.home / 'other')}"
+    done = store("image", "pull", name)
+    assert done.returncode == 1
+    assert f"{name}: is for {other}, machines here have {host_architecture()}" in done.stderr
     assert podman_s(store, "images", "--all", "--quiet") == ""
 
 

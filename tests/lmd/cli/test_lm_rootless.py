@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from images.archive import ImageConfig, write_oci_archive
 from runtimes import cgroups
 
 LM = ("-c", "from lmd.cli.main import main; main()")
@@ -21,8 +22,8 @@ class RootlessLm:
         self.user, self.home = user, user.home
         self.state = self.home / ".local/state/lmd"
 
-    def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return self.user.run(str(self.user.python), *LM, *words)
+    def __call__(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return self.user.run(str(self.user.python), *LM, *words, stdin=stdin)
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """In the background."""
@@ -121,6 +122,8 @@ def test_a_running_machine_is_listed_shown_entered_read_and_stopped(lm: Rootless
         assert shown["owner"] == f"run:{lm.user.uid}"
         assert lm("logs", machine).stdout == "hello\n"
         assert lm("exec", machine, "id", "-u").stdout == "1000\n"
+        shell = lm("shell", machine, stdin="echo from the shell; exit 3\n")
+        assert (shell.returncode, shell.stdout) == (3, "from the shell\n"), shell.stderr
         assert " o\n" in lm("outputs", machine).stdout
         assert lm("stop", machine).returncode == 0
         said, _ = running.communicate(timeout=30)
@@ -137,6 +140,29 @@ def test_a_killed_run_s_machine_is_found_and_removed_with_its_shut_files(lm: Roo
     assert [found["orphaned"] for found in lm.machines()] == [True]
     done = lm("destroy", "--orphaned")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_user_s_images_are_brought_tried_and_removed(lm: RootlessLm, busybox_root: Path) -> None:
+    write_oci_archive(busybox_root, lm.user.directory / "image.tar", ImageConfig(labels={"of": "a user"}))
+    archive = f"oci-archive:{lm.user.directory}/image.tar"
+    image_id = json.loads(lm("image", "pull", archive, "--json").stdout)["image_id"].removeprefix("sha256:")[:12]
+    assert image_id in [image["id"] for image in json.loads(lm("image", "list", "--json").stdout)["engines"]]
+    tried = lm("image", "test", archive, "--check", "joboutputs-come-home")
+    assert tried.returncode == 0, tried.stdout + tried.stderr
+    assert f"{archive}: can be a machine's" in tried.stdout
+    gone = json.loads(lm("image", "prune", "--keep", "0", "--json").stdout)["removed"]
+    assert image_id in [image["id"] for image in gone]
+
+
+def test_the_contract_is_tried_out_and_a_type_is_examined(lm: RootlessLm) -> None:
+    tried = lm("conformance", "podman", "--check", "bound-directory-is-written", "--check", "limits-are-told", "--json")
+    outcomes = {one["check"]: one["outcome"] for one in json.loads(tried.stdout)["results"]}
+    assert outcomes["bound-directory-is-written"] == "passed", tried.stdout
+    assert outcomes["limits-are-told"] == ("not applicable" if cgroups.mounts().v1 else "passed"), tried.stdout
+    examined = lm("doctor", lm.machinetype("hard", "exit 0", require_limits=True, user_namespace="required"))
+    assert examined.returncode == 2
+    assert "podman lacks a user namespace of its own (rootless podman shares the user's own ids" in examined.stdout
+    assert "no runtime of this host can run machines of this type" in examined.stdout
 
 
 def test_a_user_s_state_is_in_the_directories_of_the_xdg_specification(lm: RootlessLm) -> None:

@@ -137,8 +137,13 @@ def test_the_variables_hold_paths_or_urls_as_the_type_asks() -> None:
         "JOBFEATURES": "file:///etc/jobfeatures",
         "JOBOUTPUTS": "file:///var/spool/joboutputs",
     }
-    with pytest.raises(ValueError, match="http"):
-        features.variables("http", PLACES)
+    assert features.variables("http", PLACES) == {
+        "MACHINEFEATURES": "http://169.254.169.253/machinefeatures",
+        "JOBFEATURES": "http://169.254.169.253/jobfeatures",
+        "JOBOUTPUTS": "http://169.254.169.253/joboutputs",
+    }
+    with pytest.raises(ValueError, match="ftp"):
+        features.variables("ftp", PLACES)
 
 
 def test_a_url_escapes_what_a_path_may_hold() -> None:

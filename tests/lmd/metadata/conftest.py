@@ -1,19 +1,21 @@
 """A factory's network in a network namespace of the tests' own, machines in theirs, and the real server between."""
 
-import ctypes
 import http.client
 import os
 import secrets
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from network_namespace import Namespace
 
 from lmd.environment import features
 from lmd.environment.directory import Directory
@@ -23,52 +25,12 @@ from lmd.metadata.account import account
 from lmd.metadata.card import Card
 from lmd.network import addresses, bridge
 from lmd.network.addresses import GATEWAY, METADATA, METADATA6, Place
+from runtimes.containers.nic import connect, index
 
-T = TypeVar("T")
 PREFIX = addresses.own_prefix("the tests' factory")
 WANTED = bridge.Wanted(PREFIX)
 VARIABLES = {name: f"http://{GATEWAY}/{name.lower()}" for name in ("MACHINEFEATURES", "JOBFEATURES", "JOBOUTPUTS")}
 PATIENCE = 3
-_CLONE_NEWNET = 0x40000000
-
-
-class Namespace:
-    """A network namespace that a process holds."""
-
-    def __init__(self) -> None:
-        self._holder = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo ready; read _"], stdin=-1, stdout=-1)
-        assert self._holder.stdout
-        assert self._holder.stdout.readline() == b"ready\n"
-        self.pid = self._holder.pid
-
-    def run(self, call: Callable[..., T], *args: Any) -> T:
-        """`call` in a thread that is in this namespace."""
-        result: list[Any] = []
-
-        def inside() -> None:
-            descriptor = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY)
-            try:
-                assert ctypes.CDLL(None).setns(descriptor, _CLONE_NEWNET) == 0
-                result.extend((True, call(*args)))
-            except BaseException as error:
-                result.extend((False, error))
-            finally:
-                os.close(descriptor)
-
-        thread = threading.Thread(target=inside)
-        thread.start()
-        thread.join()
-        good, value = result
-        if not good:
-            raise value
-        return value
-
-    def command(self, *words: str) -> list[str]:
-        return ["nsenter", f"--net=/proc/{self.pid}/ns/net", "--", *words]
-
-    def close(self) -> None:
-        self._holder.kill()
-        self._holder.communicate()
 
 
 class Machine:
@@ -112,8 +74,7 @@ class Machine:
         factory.namespace.run(self._connect)
 
     def _connect(self) -> None:
-        with bridge.netlink() as net:
-            bridge.connect(net, self.place, self.namespace.pid, WANTED)
+        connect(self.place.nic(PREFIX, ""), self.namespace.pid)
 
     def socket(self, address: object = METADATA, source: str | None = None) -> socket.socket:
         """A connection from inside the machine."""
@@ -184,7 +145,7 @@ class Factory:
 
     def _bridge(self) -> None:
         with bridge.netlink() as net:
-            net.link("set", index=bridge.index(net, "lo"), state="up")
+            net.link("set", index=index(net, "lo"), state="up")
             bridge.make(net)
             bridge.furnish(net, WANTED)
 

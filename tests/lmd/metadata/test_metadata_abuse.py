@@ -12,6 +12,7 @@ import pytest
 from lmd.metadata.limits import Bucket, Limits
 from lmd.network import bridge
 from lmd.network.addresses import GATEWAY, METADATA
+from runtimes.containers.nic import index
 
 
 def rss(pid: int) -> int:
@@ -244,12 +245,12 @@ def _silent(connection: socket.socket) -> None:
 
 def _add_address(address: str) -> None:
     with bridge.netlink() as net:
-        net.addr("add", index=bridge.index(net, "eth0"), address=address, prefixlen=16)
+        net.addr("add", index=index(net, "eth0"), address=address, prefixlen=16)
 
 
 def _set_mac(mac: str) -> None:
     with bridge.netlink() as net:
-        net.link("set", index=bridge.index(net, "eth0"), address=mac)
+        net.link("set", index=index(net, "eth0"), address=mac)
 
 
 def _server(machine) -> int:

@@ -1,6 +1,7 @@
 """Outputs that are PUT: whole or not at all, within the quota, and nowhere else."""
 
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -196,6 +197,21 @@ def test_http_1_0_as_busybox_and_nc_speak_it(machine):
         answer += piece
     assert answer.split()[1] == b"201"
     assert one.output("x") == b"body"
+
+
+def test_a_client_that_shuts_its_side_when_it_has_said_all_is_answered(machine):
+    """As nc does at the end of its input."""
+    one = machine()
+    for name, length, status in (("whole", 4, b"201"), ("cut", 9, b"")):
+        connection = one.socket(GATEWAY)
+        connection.sendall(f"PUT /joboutputs/{name} HTTP/1.0\r\nContent-Length: {length}\r\n\r\nbody".encode())
+        connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while piece := connection.recv(1000):
+            answer += piece
+        assert answer[9:12] == status
+    assert [path.name for path in one.directory.joboutputs.iterdir()] == ["whole"]
+    _wait(lambda: one.left_aside() == [])
 
 
 def test_a_body_without_a_length_or_in_parts_or_packed_is_not_guessed_at(machine):

@@ -164,7 +164,7 @@ def test_it_ends_by_itself_when_there_have_been_no_machines_for_a_while(factory,
 
 
 def test_whoever_needs_it_starts_it_once_and_it_outlives_them(factory, machine):
-    sides = [str(GATEWAY)], ["169.254.169.254"]
+    sides, one = ([str(GATEWAY)], ["169.254.169.254"]), machine()
 
     def ensure() -> None:
         launch.ensure(factory.run, *sides, idle=0.5)
@@ -175,7 +175,6 @@ def test_whoever_needs_it_starts_it_once_and_it_outlives_them(factory, machine):
     for thread in threads:
         thread.join()
     assert launch.serving(factory.run)
-    one = machine()
     assert one.get("/latest/user-data").startswith(b"#!")
     one.close()
     last = time.monotonic() + 30

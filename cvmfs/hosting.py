@@ -1,0 +1,255 @@
+"""Repositories mounted on this host for others to use: by the distribution's client, or by the embedded reader.
+
+All of this waits, and is for worker threads. Looking at a mount, which may hang for ever, is done by a child process
+with a time limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from cvmfs.errors import BadConfiguration, CvmfsError, Refused, Unreachable
+from cvmfs.fuse.mountpoint import mounted, unmount
+from cvmfs.leases import held, start_of, take
+from cvmfs.trust import check_repository_name
+
+CONVENTIONAL = Path("/cvmfs")
+CLIENT = "cvmfs2"
+_MOUNT_SECONDS = 120.0
+_BIND, _REC, _PRIVATE, _SHARED = 0x1000, 0x4000, 1 << 18, 1 << 20
+
+
+class Provider(Protocol):
+    """Who mounts repositories on this host."""
+
+    name: str
+    root: Path
+    """Below which each repository has a directory of its name."""
+
+    def ensure(self, repository: str, holder: int) -> Path:
+        """Have it mounted for as long as process `holder` lives; returns where. Raises CvmfsError with the reason."""
+        ...
+
+    def keep(self, repository: str, holder: int) -> None:
+        """One more process needs it."""
+        ...
+
+    def remount(self, repository: str, holder: int) -> Path:
+        """Take the mount away, whatever it does, and mount again. Raises CvmfsError."""
+        ...
+
+
+def probe(path: Path, seconds: float) -> str:
+    """Why the directory cannot be listed; empty if it can, within so many seconds."""
+    ls = subprocess.Popen(
+        ["ls", "-U", "--", f"{path}/"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        _, said = ls.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        ls.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # one that waits in the kernel is left to it
+            ls.wait(0.5)
+        if ls.stderr:
+            ls.stderr.close()
+        return f"no answer within {seconds:g} s"
+    text = said.decode("utf-8", "replace").strip().splitlines()
+    return "" if ls.returncode == 0 else (text[-1].rpartition(": ")[2] if text else "cannot be listed")
+
+
+def shared(path: Path) -> bool:
+    """Whether what is mounted below `path` later is seen where it is bound with slave propagation."""
+    best, answer = "", False
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        fields = line.partition(" - ")[0].split(" ")
+        where = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields[4])
+        if (str(path) == where or str(path).startswith(where.rstrip("/") + "/")) and len(where) >= len(best):
+            best, answer = where, any(field.startswith("shared:") for field in fields[6:])
+    return answer
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The embedded reader, a process for each repository that outlives its callers and ends with its last holder.
+
+    `base` holds mountpoints, leases and logs; `config` is the reader's TOML; `idle` (s) is how long a mount that
+    nobody holds stays.
+    """
+
+    base: Path
+    config: Path
+    idle: float = 60.0
+    name: str = "embedded"
+
+    @property
+    def root(self) -> Path:
+        """See Provider."""
+        return self.base / "mnt"
+
+    def ensure(self, repository: str, holder: int) -> Path:
+        """See Provider."""
+        where = self.root / check_repository_name(repository)
+        leases = self.base / "leases" / repository
+        with held(leases):
+            take(leases, holder)
+            where.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if str(where) in mounted() and (why := probe(where, 10.0)):
+                self._end(repository, why)
+            if str(where) not in mounted():
+                with held(self.base):
+                    self._share()
+                    self._mount(repository, where, leases)
+        return where
+
+    def keep(self, repository: str, holder: int) -> None:
+        """See Provider."""
+        leases = self.base / "leases" / check_repository_name(repository)
+        with held(leases):
+            take(leases, holder)
+
+    def remount(self, repository: str, holder: int) -> Path:
+        """See Provider."""
+        check_repository_name(repository)
+        with held(self.base / "leases" / repository):
+            self._end(repository, "remount was asked for")
+        return self.ensure(repository, holder)
+
+    def pid_file(self, repository: str) -> Path:
+        """Names the process that serves the mount, and its start."""
+        return self.base / "pids" / repository
+
+    def _mount(self, repository: str, where: Path, leases: Path) -> None:
+        for name in ("log", "pids"):
+            (self.base / name).mkdir(mode=0o700, exist_ok=True)
+        words = [sys.executable, "-m", "cvmfs", "mount", repository, str(where), "--config", str(self.config)]
+        words += ["--leases", str(leases), "--idle", f"{self.idle:g}", "--log", str(self.base / "log" / repository)]
+        words += ["--pid-file", str(self.pid_file(repository))]
+        if may_allow_others():
+            words += ["-o", "allow_other"]
+        run_reader(words, repository)
+
+    def _end(self, repository: str, why: str) -> None:
+        """End the process and its mount, also where they hang; the lock of the leases is held."""
+        kill_server(self.pid_file(repository))
+        unmount(str(self.root / repository))
+        if str(self.root / repository) in mounted():
+            raise Unreachable(f"{self.root / repository}: is broken ({why}) and cannot be unmounted")
+
+    def _share(self) -> None:
+        """Make the mountpoints' directory a shared mount, where we may: what is mounted later appears in machines."""
+        if os.geteuid() != 0 or shared(self.root):
+            return
+        root = os.fsencode(self.root)
+        with contextlib.suppress(OSError):
+            _mount_call(root, root, _BIND | _REC)
+            _mount_call(b"", root, _PRIVATE)
+            _mount_call(b"", root, _SHARED)
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """The distribution's client, by autofs where that owns /cvmfs, else by `mount -t cvmfs`."""
+
+    root: Path = CONVENTIONAL
+    seconds: float = 60.0
+    name: str = "system"
+
+    def ensure(self, repository: str, holder: int) -> Path:
+        """See Provider."""
+        where = self.root / check_repository_name(repository)
+        if not self._automounted() and str(where) not in mounted():
+            self._mount(repository, where)
+        if why := probe(where, self.seconds):
+            raise Unreachable(f"{where}: {why}")
+        return where
+
+    def keep(self, repository: str, holder: int) -> None:
+        """The distribution's mounts are not counted: they stay, or autofs ends them when nobody uses them."""
+
+    def remount(self, repository: str, holder: int) -> Path:
+        """See Provider."""
+        where = self.root / check_repository_name(repository)
+        if str(where) in mounted():
+            _run(["umount", "-l", "--", str(where)], self.seconds)
+        return self.ensure(repository, holder)
+
+    def _automounted(self) -> bool:
+        return any(
+            line.partition(" - ")[2].startswith("autofs ") and line.split(" ")[4] == str(self.root)
+            for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+        )
+
+    def _mount(self, repository: str, where: Path) -> None:
+        if os.geteuid() != 0:
+            raise BadConfiguration(
+                f"{where}: not mounted, and only root may mount it with the distribution's client:"
+                f" mount -t cvmfs {repository} {where}"
+            )
+        try:
+            where.mkdir(mode=0o755, parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadConfiguration(f"{where}: cannot be made ({error.strerror})") from error
+        code, said = _run(["mount", "-t", "cvmfs", repository, str(where)], self.seconds)
+        if code != 0:
+            raise Refused(f"{repository}: mount -t cvmfs failed ({code}): {said or 'it says nothing'}")
+
+
+def client() -> str | None:
+    """The distribution's client on this host."""
+    return shutil.which(CLIENT, path=f"{os.environ.get('PATH', '')}:/usr/bin:/usr/local/bin")
+
+
+def may_allow_others() -> bool:
+    """Whether other users of this host may be let into our FUSE mounts."""
+    if os.geteuid() == 0:
+        return True
+    with contextlib.suppress(OSError):
+        return "user_allow_other" in Path("/etc/fuse.conf").read_text(errors="replace").split()
+    return False
+
+
+def run_reader(words: list[str], repository: str) -> None:
+    """Run `python -m cvmfs mount` in the background of which it reports back. Raises CvmfsError with what it said."""
+    try:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=_MOUNT_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise Unreachable(f"{repository}: not mounted within {_MOUNT_SECONDS:g} s") from error
+    if done.returncode != 0:
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it says nothing"]
+        raise CvmfsError(said[-1].removeprefix("cvmfs: ")[:1000])
+
+
+def kill_server(pid_file: Path) -> None:
+    """Kill the process that a pid file names, if it is that very one still; one that is stopped too."""
+    with contextlib.suppress(OSError, ValueError):
+        pid, _, start = pid_file.read_text(encoding="ascii").strip().partition(" ")
+        if start_of(int(pid)) == int(start):
+            os.kill(int(pid), signal.SIGKILL)
+    pid_file.unlink(missing_ok=True)
+
+
+def _run(words: list[str], seconds: float) -> tuple[int, str]:
+    try:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return 124, f"no answer within {seconds:g} s"
+    except OSError as error:
+        return 127, f"{words[0]}: {error.strerror}"
+    return done.returncode, " ".join((done.stderr + done.stdout).decode("utf-8", "replace").split())[-500:]
+
+
+def _mount_call(source: bytes, target: bytes, flags: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(source, target, b"none", flags, None) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), os.fsdecode(target))

@@ -1,0 +1,82 @@
+"""Images made ready before machines of them are asked for: built or fetched once, in the background, by each engine."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from images.errors import ImageError
+from lmd.config.models import MachineType
+from lmd.factory.rows import Clocks
+from lmd.machine.image import NoImage, image_of
+from lmd.places import Places
+from runtimes.contract import Image, ImageKind, Images, Runtime, RuntimeFault
+
+FETCH_SECONDS = 3600.0
+AGAIN_SECONDS = 60.0
+LONGEST_AGAIN = 1800.0
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Why an image cannot be had, until when in seconds of the boot that is not tried again, how long that was."""
+
+    reason: str
+    until: float
+    seconds: float
+
+
+class Ready:
+    """The images of machinetypes on runtimes."""
+
+    def __init__(self, places: Places, clocks: Clocks, told: Callable[[], None], tell: Callable[[str], None]) -> None:
+        self._places, self._clocks, self._told, self._tell = places, clocks, told, tell
+        self._ready: dict[Key, Image] = {}
+        self._failed: dict[Key, Failed] = {}
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
+
+    def image(self, type_: MachineType, runtime: Runtime) -> Image | str:
+        """The image, or why it is not there yet; then it is being fetched."""
+        key = (type_.root_image, type_.pull, runtime.name)
+        if key in self._ready:
+            return self._ready[key]
+        failed = self._failed.get(key)
+        if failed is not None and failed.until > self._clocks.boot():
+            return failed.reason
+        if key not in self._tasks:
+            self._tasks[key] = asyncio.create_task(self._fetch(key, type_, runtime))
+        return failed.reason if failed else "its image is being fetched"
+
+    def forget(self, type_: MachineType) -> None:
+        """Look for a type's image again: a machine could not be made of it."""
+        for key in [key for key in self._ready if key[0] == type_.root_image]:
+            del self._ready[key]
+
+    async def aclose(self) -> None:
+        """Give up what is under way."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _fetch(self, key: Key, type_: MachineType, runtime: Runtime) -> None:
+        try:
+            async with asyncio.timeout(FETCH_SECONDS):
+                image = await image_of(type_, self._places, self._tell)
+                if isinstance(runtime, Images) and image.kind is not ImageKind.ROOT_DIRECTORY:
+                    await runtime.ensure(image)
+            self._ready[key] = image
+            self._failed.pop(key, None)
+        except TimeoutError:
+            self._fail(key, f"its image was not fetched within {FETCH_SECONDS:g} s")
+        except (NoImage, ImageError, RuntimeFault, OSError) as error:
+            self._fail(key, str(error))
+        except Exception as error:
+            self._fail(key, f"{type(error).__name__}: {error}")
+        finally:
+            self._tasks.pop(key, None)
+            self._told()
+
+    def _fail(self, key: Key, reason: str) -> None:
+        before = self._failed.get(key)
+        seconds = min(2 * before.seconds, LONGEST_AGAIN) if before else AGAIN_SECONDS
+        self._failed[key] = Failed(reason, self._clocks.boot() + seconds, seconds)
