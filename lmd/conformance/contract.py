@@ -8,6 +8,7 @@ from lmd.config.models import Config
 from lmd.places import Places
 from runtimes import registry
 from runtimes.conformance import ContainerContext, Context
+from runtimes.containers.engine import Engine
 from runtimes.contract import Image
 
 
@@ -18,6 +19,10 @@ def context(runtime: str, config: Config, places: Places, image: Image, director
         from runtimes.conformance.for_podman import podman_context
 
         return podman_context(settings, directory, image)
+    if runtime == "docker":
+        from runtimes.conformance.for_docker import docker_context
+
+        return docker_context(settings, directory, image)
     if runtime == "fake":
         from runtimes.conformance.for_fake import fake_context
 
@@ -32,13 +37,19 @@ async def inspected(runtime: str, config: Config, places: Places, machine_id: st
 
     Raises `Unavailable`.
     """
-    if runtime != "podman":
-        return None
-    from runtimes.podman.engine import PodmanEngine
-    from runtimes.podman.service import find
-
     settings = engines.settings(runtime, config, places)
-    engine = PodmanEngine(await find(settings.run_dir, settings.options), workers=1)
+    engine: Engine
+    if runtime == "podman":
+        from runtimes.podman.engine import PodmanEngine
+        from runtimes.podman.service import find
+
+        engine = PodmanEngine(await find(settings.run_dir, settings.options), workers=1)
+    elif runtime == "docker":
+        from runtimes.docker import service
+
+        engine = await service.find(settings.options, workers=1)
+    else:
+        return None
     try:
         answer = await engine.call("GET", f"/containers/{machine_id}/json")
     finally:

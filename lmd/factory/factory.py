@@ -160,6 +160,8 @@ class Factory:
         """Join what was observed, look after what runs, decide, write down, act."""
         self.passes += 1
         self._clock_jumped()
+        for engine in self.engines.values():
+            engine.catch_up()
         self._take(self._join())
         self._tend()
         self._beside("sweep", self._sweeper.rest, self._sweep)
@@ -245,7 +247,7 @@ class Factory:
     def _finish(self, step: Step, row: Row) -> None:
         if step.seen is None and not self._actors.rests(row.id):
             self.ledger.events.add("machine-gone", row.id, why=step.why)
-        self._do(row.id, partial(self.acts.finish, row, step.seen))
+        self._do(row.id, partial(self.acts.finish, row, step.seen, step.why))
 
     async def _adopt(self, step: Step) -> None:
         """A machine with our stamp and no row: from history, its own record, or what the engine shows."""

@@ -9,6 +9,7 @@ from lmd.config.models import MachineType
 from lmd.environment import features, user_data
 from lmd.environment.directory import Directory, DirectoryError, Record, process
 from lmd.environment.identity import boot_id
+from lmd.environment.seed import SeedError
 from lmd.machine import connection
 from lmd.machine.conditions import CONDITIONS, conditions
 from lmd.machine.saved import normal, save
@@ -31,7 +32,7 @@ def prepare(plan: Plan, directory: Directory, *, runtime: str, host: str, versio
     """
     try:
         return _write(plan, directory, runtime, host, version, supervisor)
-    except (DirectoryError, user_data.UserDataError, OSError) as error:
+    except (DirectoryError, user_data.UserDataError, SeedError, OSError) as error:
         directory.remove()
         raise CannotPrepare(f"machinetype {plan.machinetype.name}: {error}") from error
     except BaseException:
@@ -77,8 +78,11 @@ def _write(plan: Plan, directory: Directory, runtime: str, host: str, version: s
         directory.put_user_data(content)
     for number, secret in enumerate(secrets):
         directory.put_secret(number, secret)
+    told = content if type_.user_data is not None else None
     if plan.nic is not None:
-        connection.describe(plan, plan.nic, directory, content if type_.user_data is not None else None, key, host)
+        connection.describe(plan, plan.nic, directory, told, key, host)
+    if made.seed is not None:
+        connection.seed(plan, directory, told, key)
     if supervisor is None:
         save(made, directory)
     return made

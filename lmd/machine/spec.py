@@ -86,6 +86,7 @@ def spec(plan: Plan, directory: Directory, places: Mapping[str, PurePosixPath], 
         required_limits=type_.require_limits,
         network=type_.network,
         nic=plan.nic,
+        seed=directory.seed if seeded(type_) else None,
         read_only_root=type_.read_only,
         user_namespace=type_.user_namespace,
         nested_containers=type_.nested_containers,
@@ -96,6 +97,11 @@ def spec(plan: Plan, directory: Directory, places: Mapping[str, PurePosixPath], 
         console_bytes=type_.console_bytes,
         lifetime_seconds=int(given.shutdown_time - given.started) + given.grace + LIFETIME_MARGIN,
     )
+
+
+def seeded(type_: MachineType) -> bool:
+    """Whether a machine of this type gets its user_data on a CD."""
+    return type_.machine_model == "vm-raw" and type_.contextualisation == "seed"
 
 
 def _command(plan: Plan, places: Mapping[str, PurePosixPath]) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:

@@ -45,6 +45,10 @@ def podman(oci_runtime: str):
     return ask
 
 
+def docker(fixture: str):
+    return lambda request, directory: probed("docker", request.getfixturevalue(fixture).options, directory)
+
+
 def rootless(request: pytest.FixtureRequest, directory: Path) -> Column:
     """With the devices as udev makes them."""
     user, poorer = request.getfixturevalue("ordinary_user"), request.getfixturevalue("poorer")
@@ -56,10 +60,17 @@ def rootless(request: pytest.FixtureRequest, directory: Path) -> Column:
     return Column(told["engine"], told["can"], told["missing"])
 
 
+def kvm(request: pytest.FixtureRequest, directory: Path) -> Column:
+    return probed("kvm", request.getfixturevalue("libvirt_engine").options, directory)
+
+
 ENGINES = {
     "Podman, crun": podman("crun"),
     "Podman, runc": podman("runc"),
     "Podman, rootless": rootless,
+    "Docker": docker("docker"),
+    "Docker, remapped": docker("remapped_docker"),
+    "KVM": kvm,
 }
 """The columns: a title, and how to ask a private engine of this kind."""
 
