@@ -16,8 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "engines"))  # for what the tests of several folders share
+
+from private_docker import PrivateDocker
 
 from images.builder import chosen_epoch
 from images.cache import default_directory, ensure
@@ -387,3 +392,43 @@ def podman(request: pytest.FixtureRequest, podmans: Callable[[str], PrivatePodma
 @pytest.fixture(scope="session")
 def podman_image(podman: PrivatePodman, busybox_root: Path) -> Image:
     return podman.import_image(busybox_root, "localhost/lmd-test/busybox:1")
+
+
+@pytest.fixture(scope="session")
+def private_docker(short_tmp: Path) -> Callable[..., AbstractContextManager[PrivateDocker]]:
+    """Give a directory's name, get a Docker that must be empty when it is no longer needed."""
+
+    @contextmanager
+    def made(name: str, **how: Any) -> Iterator[PrivateDocker]:
+        engine = PrivateDocker(short_tmp / name, **how)
+        try:
+            yield engine
+        finally:
+            left = engine.close()
+        assert not left, f"tests left containers behind: {left}"
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def docker(private_docker) -> Iterator[PrivateDocker]:
+    """Docker as it comes: the machine's root is the host's, without its capabilities."""
+    with private_docker("docker") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def remapped_docker(private_docker) -> Iterator[PrivateDocker]:
+    """Docker whose daemon maps all user ids."""
+    with private_docker("remapped", remapped=True) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def docker_image(docker: PrivateDocker, busybox_root: Path) -> Image:
+    return docker.import_image(busybox_root, "localhost/lmd-test/busybox:1")
+
+
+@pytest.fixture(scope="session")
+def remapped_image(remapped_docker: PrivateDocker, busybox_root: Path) -> Image:
+    return remapped_docker.import_image(busybox_root, "localhost/lmd-test/busybox:1")

@@ -213,8 +213,8 @@ class Acts:
         except (RuntimeFault, TimeoutError) as error:
             self.ledger.events.add("notice-failed", row.id, command=command[0], problem=str(error) or "no answer")
 
-    async def finish(self, row: Row, seen: Seen | None) -> None:
-        """Judge a machine that has ended or is gone; write that down; then let its engine forget it."""
+    async def finish(self, row: Row, seen: Seen | None, why: str = "") -> None:
+        """Judge a machine that has ended or, because of `why`, is gone; write that down; let its engine forget it."""
         if not row.live:
             return
         directory, engine = self.directory(row.id), self.engines[row.runtime]
@@ -223,10 +223,18 @@ class Acts:
         end = seen.end if seen else None
         if seen is not None and end is None:
             end = End(reason=EndReason.CRASHED, detail="it was made and never started")
-        outcome = await self._judged(row, seen, end, directory)
+        outcome = await asyncio.to_thread(_written, directory)
+        if outcome is None:
+            outcome = await self._judged(row, seen, end, directory)
+            if seen is None and outcome["decided"] == "engine":
+                outcome |= {"decided": "factory", "detail": why}
+                if not row.shown:
+                    outcome |= {"message": None, "code": None, "exit": 20, "exit_name": "cannot-start"}
         usage = engine.usage.get(row.id, row.usage)
         ended = replace(self._ended(row, outcome, cleaned=False), usage=usage)
         recorded = await self._record(directory, ended, outcome)
+        if recorded and seen is not None:
+            await asyncio.to_thread(_leave_message, directory, outcome)
         self.ledger.set(replace(ended, started=(seen.started if seen else None) or row.started))
         if not await self.ledger.flush() and not recorded:
             raise DirectoryError(f"machine {row.id}: its outcome can be written nowhere; it is kept until it can")
@@ -261,11 +269,7 @@ class Acts:
                 payload = joboutputs.read_small(directory.joboutputs, MESSAGE_FILE, MESSAGE_LIMIT)
             except Refused:
                 payload = None
-            outcome = judge(payload, end, row.conditions.outcome, why, lifetime=lifetime, fizzle=fizzle)
-            if outcome.message and outcome.decided != "payload" and directory.joboutputs.is_dir():
-                with suppress(OSError):
-                    joboutputs.leave(directory.joboutputs, MESSAGE_FILE, f"{outcome.message}\n".encode())
-            return outcome
+            return judge(payload, end, row.conditions.outcome, why, lifetime=lifetime, fizzle=fizzle)
 
         outcome = await asyncio.to_thread(work)
         return {
@@ -313,6 +317,23 @@ class Acts:
     def _prepare(self, plan: Plan, directory: Directory, runtime: str) -> Spec:
         lmd = f"lmd {version('lmd')}"
         return prepare(plan, directory, runtime=runtime, host=os.uname().nodename, version=lmd, supervisor=None)
+
+
+def _written(directory: Directory) -> dict[str, Any] | None:
+    """The outcome that was written down before a crash: it stands, and is not judged again."""
+    try:
+        told = (directory.load().outcome or {}).get("outcome")
+    except DirectoryError:
+        return None
+    return dict(told) if isinstance(told, Mapping) else None
+
+
+def _leave_message(directory: Directory, outcome: Mapping[str, Any]) -> None:
+    """Put our message where the payload's would be; only after the outcome is written, so that it is never taken for
+    the payload's own."""
+    if outcome["message"] and outcome["decided"] != "payload" and directory.joboutputs.is_dir():
+        with suppress(OSError):
+            joboutputs.leave(directory.joboutputs, MESSAGE_FILE, f"{outcome['message']}\n".encode())
 
 
 def _summary(row: Row, outcome: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,10 @@ def podman(oci_runtime: str):
     return ask
 
 
+def docker(fixture: str):
+    return lambda request, directory: probed("docker", request.getfixturevalue(fixture).options, directory)
+
+
 def rootless(request: pytest.FixtureRequest, directory: Path) -> Column:
     """With the devices as udev makes them."""
     user, poorer = request.getfixturevalue("ordinary_user"), request.getfixturevalue("poorer")
@@ -64,6 +68,8 @@ ENGINES = {
     "Podman, crun": podman("crun"),
     "Podman, runc": podman("runc"),
     "Podman, rootless": rootless,
+    "Docker": docker("docker"),
+    "Docker, remapped": docker("remapped_docker"),
     "KVM": kvm,
 }
 """The columns: a title, and how to ask a private engine of this kind."""
