@@ -215,7 +215,7 @@ class DockerOptions(Table):
         description="Socket of Docker's daemon, a path or `unix:///path`. Without it: `$DOCKER_HOST` if that is one,"
         " else `/run/docker.sock`.",
     )
-    ping_seconds: Annotated[float, Field(gt=0, le=600)] | None = Field(
+    ping_seconds: Annotated[float, Field(ge=0.01, le=600)] | None = Field(
         None, description="How long the daemon may take to say that it is there. Without it: 5."
     )
 
