@@ -63,6 +63,19 @@ def test_addresses_that_cannot_be_translated(root_doctor, poorer) -> None:
     assert one(told.of("runtimes"), "machines run, but not in a network", "apt-get install iptables"), told.findings
 
 
+def test_a_host_whose_own_network_has_the_addresses_of_metadata(root_doctor) -> None:
+    alone = (
+        "unshare",
+        "--net",
+        "sh",
+        "-ec",
+        'ip link set lo up; ip address add 169.254.7.1/16 dev lo; exec "$@"',
+        "sh",
+    )
+    told = root_doctor("--quick", through=alone)
+    assert one(told.of("network", "note"), "is taken by lo (169.254.7.1/16)", "NOZEROCONF"), told.findings
+
+
 A_ROOT_OF_ITS_OWN = """
 mount -t tmpfs none /mnt
 for entry in /*; do

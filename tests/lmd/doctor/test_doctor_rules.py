@@ -219,8 +219,8 @@ def test_whether_later_mounts_below_cvmfs_reach_machines(rows, directory, level,
     assert (found.level, sentence in found.sentence, found.remedy.startswith(remedy)) == (level, True, True), found
 
 
-def a_device(path: str, mode: int | None = 0o666, refused: str = "") -> devices.Device:
-    return devices.Device(path, mode, refused)
+def a_device(path: str, mode: int | None = 0o666, refused: str = "", group: str = "kvm") -> devices.Device:
+    return devices.Device(path, mode, refused, group)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +231,9 @@ def a_device(path: str, mode: int | None = 0o666, refused: str = "") -> devices.
         ((None,), (), (), Level.WARNING, "no /dev/fuse"),
         ((), (None,), (), Level.NOTE, "no /dev/kvm"),
         ((), (0o660, "Permission denied"), (), Level.NOTE, "Permission denied"),
+        ((), (0o660,), (), Level.OK, "can be opened"),
+        ((), (0o600,), (), Level.NOTE, "not for the group kvm (mode 0600"),
+        ((), (0o660, "", "root"), (), Level.NOTE, "group root"),
         ((), (), (0o600, "Permission denied"), Level.WARNING, 'only network = "none" or "host"'),
         ((), (), (None,), Level.WARNING, "no /dev/net/tun"),
     ],
@@ -248,15 +251,8 @@ def test_devices(fuse, kvm, tun, level, words) -> None:
     assert level is Level.OK or found.remedy
 
 
-ROUTES = """Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
-eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0
-avahi0\t0000FEA9\t00000000\t0001\t0\t0\t1000\t0000FFFF\t0\t0\t0
-eth0\tFEA9FEA9\t00000000\t0001\t0\t0\t0\tFFFFFFFF\t0\t0\t0
-"""
-
-
 def a_network(**changes: object) -> network.Network:
-    facts = {"rootless": False, "link_local": [], "nat": "", "user_mode": ["slirp4netns"]}
+    facts = {"rootless": False, "in_the_way": "", "nat": "", "nft": True, "user_mode": ["slirp4netns"]}
     return network.Network(**(facts | changes))
 
 
@@ -266,19 +262,17 @@ def a_network(**changes: object) -> network.Network:
         ({}, Level.OK, "can be translated", ""),
         ({"nat": None}, Level.PROBLEM, "iptables is not installed", "apt-get install iptables"),
         ({"nat": "can't initialize iptables table `nat'"}, Level.PROBLEM, "can't initialize", "modprobe"),
-        ({"link_local": ["avahi0"]}, Level.WARNING, "avahi0", "NOZEROCONF"),
-        ({"link_local": ["lmd0"]}, Level.OK, "", ""),
+        ({"in_the_way": "avahi0 (169.254.7.2/16)"}, Level.NOTE, "taken by avahi0", "NOZEROCONF"),
+        ({"in_the_way": "avahi0", "wanted": ["vm"]}, Level.PROBLEM, "machinetypes vm need it", "NOZEROCONF"),
+        ({"nft": False}, Level.NOTE, "nft is not installed", "apt-get install nftables"),
+        ({"nft": False, "wanted": ["vm"]}, Level.PROBLEM, "machinetypes vm need it", "apt-get install nftables"),
         ({"rootless": True, "user_mode": []}, Level.WARNING, "neither slirp4netns nor pasta", "slirp4netns"),
-        ({"rootless": True, "nat": None}, Level.OK, "slirp4netns", ""),
+        ({"rootless": True, "nat": None, "nft": False}, Level.OK, "slirp4netns", ""),
     ],
 )
 def test_network(changes, level, sentence, remedy) -> None:
     found = worst(network.rule(a_network(**changes)))
     assert (found.level, sentence in found.sentence, remedy in found.remedy) == (level, True, True), found
-
-
-def test_routes_into_169_254_are_found_by_interface() -> None:
-    assert list(network.link_local(ROUTES)) == ["avahi0", "eth0"]
 
 
 @pytest.mark.parametrize(
