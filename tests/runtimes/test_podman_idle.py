@@ -42,7 +42,7 @@ async def test_an_idle_machine_has_the_lowest_weight_and_an_ordinary_one_has_not
     finally:
         await runtime.aclose()
     assert int(found[True][0]) < int(found[False][0]) / 20
-    assert found[True][1] in ("1", "")
+    assert found[True][1] == "1" or int(found[True][0]) <= 2  # runc 1.1 knows weights only
     assert found[False][1] in ("0", "")
 
 
