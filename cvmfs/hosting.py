@@ -32,9 +32,15 @@ _BIND, _REC, _PRIVATE, _SHARED = 0x1000, 0x4000, 1 << 18, 1 << 20
 class Provider(Protocol):
     """Who mounts repositories on this host."""
 
-    name: str
-    root: Path
-    """Below which each repository has a directory of its name."""
+    @property
+    def name(self) -> str:
+        """`embedded` or `system`."""
+        ...
+
+    @property
+    def root(self) -> Path:
+        """Below which each repository has a directory of its name."""
+        ...
 
     def ensure(self, repository: str, holder: int) -> Path:
         """Have it mounted for as long as process `holder` lives; returns where. Raises CvmfsError with the reason."""

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ from lmd.machine.rules import Terms
 from lmd.machine.spec import Plan
 from lmd.machine.supervise import Clock, Ended, Supervisor
 from lmd.places import Places
+from lmd.repositories import handing
+from lmd.repositories.provider import NoRepositories
 from runtimes.contract import Image, ImageKind, Images, Reclaims, Runtime, RuntimeFault, Seen, Spec, unmet
 
 HOLD = ("/bin/sh", "-c", "trap 'exit 0' TERM INT; while sleep 1; do :; done")
@@ -129,6 +131,10 @@ async def run(request: Request, places: Places, voice: Voice, joined: Joined | N
 async def _run(
     request: Request, places: Places, voice: Voice, joined: Joined | None, interrupts: "_Interrupts"
 ) -> Summary:
+    try:
+        request = replace(request, chosen=await handing.at_hand(request.chosen, places))
+    except NoRepositories as error:
+        raise CannotRun(str(error)) from error
     config, type_ = request.chosen.config, request.chosen.machinetype
     if problems := check_files(config, type_.name) if not type_.root_image.startswith(BUILT) else ():
         raise CannotRun("\n".join(str(problem) for problem in problems))
@@ -142,8 +148,10 @@ async def _run(
         directory = Directory(places.machines / plan.id)
         try:
             plan = await connection.joined(plan, directory, places, config)
+            plan = replace(plan, repositories=await handing.handed(type_, image, config, places))
             spec = await asyncio.to_thread(_prepared, plan, directory, runtime.name)
-        except (CannotPrepare, connection.NetworkFault) as error:
+            spec = handing.with_step(spec, directory, config, places)
+        except (CannotPrepare, NoRepositories, connection.NetworkFault) as error:
             raise CannotRun(str(error)) from error
         if probe.capabilities and (lacking := unmet(spec, probe.capabilities)):
             directory.remove()
@@ -151,7 +159,11 @@ async def _run(
         if probe.capabilities and (soft := spec.limits.asked() - probe.capabilities.limits):
             reason = probe.capabilities.absent.get("limits", "")
             voice.tell(f"not enforced on this host: {', '.join(sorted(soft))}" + (f" ({reason})" if reason else ""))
-        return await _life(request, plan, spec, runtime, directory, voice, joined, interrupts)
+
+        async def kept(seen: Seen) -> None:
+            await handing.keep(seen, directory, config, places)
+
+        return await _life(request, plan, spec, runtime, directory, voice, joined, kept, interrupts)
 
 
 def _plan(request: Request, image: Image) -> Plan:
@@ -191,7 +203,9 @@ def _processors(asked: int | None, least: int, most: int, name: str) -> int:
 
 def _prepared(plan: Plan, directory: Directory, runtime: str) -> Spec:
     host = os.uname().nodename
-    return prepare(plan, directory, runtime=runtime, host=host, version=f"lmd {version('lmd')}", supervisor=os.getpid())
+    made = prepare(plan, directory, runtime=runtime, host=host, version=f"lmd {version('lmd')}", supervisor=os.getpid())
+    handing.note(plan.repositories, directory)
+    return made
 
 
 async def _life(
@@ -202,6 +216,7 @@ async def _life(
     directory: Directory,
     voice: Voice,
     joined: Joined | None,
+    kept: Callable[[Seen], Awaitable[None]],
     interrupts: "_Interrupts",
 ) -> Summary:
     clock = Clock(time.time())
@@ -223,6 +238,7 @@ async def _life(
         await asyncio.shield(_forget(runtime, plan.id, directory, voice))
         raise CannotRun(str(error) or "interrupted before the machine ran") from error
     interrupts.target = supervisor.interrupt  # with no await before: from here on the machine is told
+    await kept(seen)
     voice.tell(f"machine {plan.id} runs on {runtime.name} with {plan.allocation.processors} processor(s)")
     if request.show_features:
         _tell_features(plan, voice)
@@ -355,6 +371,7 @@ async def destroyed(runtime: Runtime, name: str, directory: Directory) -> None:
     await runtime.destroy(name)
     if isinstance(runtime, Reclaims) and directory.joboutputs.exists():
         await runtime.reclaim(directory.joboutputs)
+    await asyncio.to_thread(handing.end_clients, directory)
     await asyncio.to_thread(directory.remove)
 
 

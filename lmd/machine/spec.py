@@ -1,13 +1,14 @@
 """A machinetype and its place on this host as the spec that a runtime gets. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from lmd.config.models import MachineType
 from lmd.environment import features
 from lmd.environment.directory import Directory
 from lmd.environment.features import Allocation
+from lmd.repositories.handing import Handed
 from runtimes.contract import Image, ImageKind, Limits, Mount, Network, Nic, Spec, Tmpfs
 
 LIFETIME_MARGIN = 120
@@ -38,6 +39,7 @@ class Plan:
     allocation: Allocation
     command: tuple[str, ...] | None = None  # in place of the type's own
     detached: bool = False  # an operator has asked the daemon for it
+    repositories: Handed = field(default_factory=Handed)
     nic: Nic | None = None  # its place in the factory's own network
 
 
@@ -74,8 +76,9 @@ def spec(plan: Plan, directory: Directory, places: Mapping[str, PurePosixPath], 
         entrypoint=entrypoint,
         args=args,
         environment=features.variables(type_.features_form, places) | features.twins(given) | dict(type_.environment),
-        mounts=_mounts(type_, directory, places, secrets),
-        tmpfs=tuple(Tmpfs(target=PurePosixPath(path), size_bytes=size) for path, size in type_.tmpfs.items()),
+        mounts=_mounts(type_, directory, places, secrets) + plan.repositories.mounts,
+        tmpfs=tuple(Tmpfs(target=PurePosixPath(path), size_bytes=size) for path, size in type_.tmpfs.items())
+        + (plan.repositories.tmpfs if type_.isolation == "container" else ()),
         scratch=tuple(PurePosixPath(path) for path in type_.tmp_binds),
         limits=Limits(
             processors=given.processors,
