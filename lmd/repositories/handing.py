@@ -1,6 +1,7 @@
 """Repositories handed to one machine: mounted on the host and bound, or mounted in the machine's own namespaces."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -27,11 +28,15 @@ _RECORD, _PIDS = "cvmfs.json", "cvmfs"
 
 @dataclass(frozen=True, slots=True)
 class Handed:
-    """What a machine is given: `repositories`, by `mounts` of the host's or mounted in it by the provider `inside`."""
+    """What a machine is given: `repositories`, by `mounts` of the host's or mounted in it by the provider `inside`.
+
+    `base` is where the embedded reader's own mounts are, if they are the host's.
+    """
 
     repositories: tuple[str, ...] = ()
     mounts: tuple[Mount, ...] = ()
     inside: str = ""
+    base: str = ""
 
     @property
     def tmpfs(self) -> tuple[Tmpfs, ...]:
@@ -59,7 +64,7 @@ async def handed(type_: MachineType, image: Image, config: Config, places: Place
         found = [await asyncio.to_thread(_mount, by, name) for name in names]
     except NoRepositories as error:
         raise NoRepositories(f"machinetype {type_.name}: {error}") from error
-    return Handed(names, tuple(found))
+    return Handed(names, tuple(found), base=str(getattr(by, "base", "")))
 
 
 def _has_root(image: Image) -> bool:
@@ -83,21 +88,22 @@ def _mount(by: "Provider", name: str) -> Mount:
 def note(given: Handed, directory: Directory) -> None:
     """Beside the machine's other files, so that whoever looks after it later knows. Raises `DirectoryError`."""
     if given.repositories:
-        text = json.dumps({"repositories": given.repositories, "inside": given.inside})
+        text = json.dumps({"repositories": given.repositories, "inside": given.inside, "base": given.base})
         write(directory.path / _RECORD, text.encode(), 0o600)
 
 
-def _recorded(directory: Directory) -> tuple[tuple[str, ...], str]:
+def _recorded(directory: Directory) -> Handed:
     try:
         found = json.loads((directory.path / _RECORD).read_text())
-        return tuple(found["repositories"]), found["inside"]
+        return Handed(tuple(found["repositories"]), inside=found["inside"], base=found["base"])
     except (OSError, ValueError, KeyError, TypeError):
-        return (), ""
+        return Handed()
 
 
 def with_step(spec: Spec, directory: Directory, config: Config, places: Places) -> Spec:
     """The spec with the mounts inside the machine as a step before its payload, after any other such step."""
-    names, by = _recorded(directory)
+    given = _recorded(directory)
+    names, by = given.repositories, given.inside
     if not by:
         return spec
     before = spec.before_start
@@ -139,10 +145,10 @@ def _inside(name: str, words: list[str]) -> None:
 
 async def keep(seen: Seen, directory: Directory, config: Config, places: Places) -> None:
     """Let the host's mounts live as long as the machine does; nothing is said if that cannot be noted."""
-    names, by = _recorded(directory)
-    if by or not names or not seen.pid:
+    given = _recorded(directory)
+    names, pid = given.repositories, seen.pid
+    if given.inside or not names or not pid:
         return
-    pid = seen.pid
 
     def take() -> None:
         found = provider(config.cvmfs, places)
@@ -157,14 +163,21 @@ async def keep(seen: Seen, directory: Directory, config: Config, places: Places)
 
 
 def end_clients(directory: Directory) -> None:
-    """Kill what still serves a mount inside the machine, which is gone: one that was stopped cannot end by itself."""
-    from cvmfs.hosting import kill_server
+    """Kill what still serves a mount inside the machine, which is gone: one that was stopped cannot end by itself.
+    Mounts of the host of which the server was killed go too, if no other machine has them."""
+    given = _recorded(directory)
+    if not given.repositories:
+        return
+    from cvmfs.hosting import kill_server, sweep
 
     folder = directory.path / _PIDS
     if folder.is_dir():
         for file in folder.iterdir():
             kill_server(file)
         shutil.rmtree(folder, ignore_errors=True)
+    if given.base:
+        with contextlib.suppress(OSError):
+            sweep(Path(given.base), leaving=os.getpid())
 
 
 async def at_hand(chosen: Chosen, places: Places) -> Chosen:
