@@ -24,7 +24,7 @@ $(VENV)/ready: pyproject.toml
 $(VENV)/tools: $(VENV)/ready
 	@packaging/debian-packages tools
 	@echo 'installing what the tests and checks need into $(VENV)'
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[cvmfs,dev]'
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[cvmfs,kvm,dev]'
 	@touch $@
 
 demo: $(VENV)/ready

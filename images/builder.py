@@ -1,6 +1,7 @@
 """Turn a recipe into an image file, with the list of packages that are in it."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,10 +9,11 @@ from pathlib import Path
 from images.appear import whole_file
 from images.archive import Format, ImageConfig, packed
 from images.built import BuiltImage, Package
-from images.entries import place
+from images.entries import Entry, place
 from images.errors import ImageError
 from images.kinds.busybox import BusyboxSource
 from images.kinds.debian import DebianSource
+from images.kinds.micro import INITRAMFS, KERNEL, MicroSource
 from images.kinds.source import Progress, RootTree, Source, Work
 from images.recipe import Recipe
 from images.skeleton import add_skeleton, skeleton_digest
@@ -23,7 +25,8 @@ EPOCH_LIMIT = 253_402_300_799
 
 def sources(environ: Mapping[str, str], uid: int) -> dict[str, Source]:
     """What makes each kind of recipe, for this caller on this host."""
-    return {"busybox": BusyboxSource(), "debian": DebianSource(environ, uid)}
+    debian = DebianSource(environ, uid)
+    return {"busybox": BusyboxSource(), "debian": debian, "micro": MicroSource(debian)}
 
 
 def chosen_epoch(environ: Mapping[str, str], now: float) -> int:
@@ -80,6 +83,9 @@ def _write(recipe: Recipe, made: RootTree, out: Path, work: Work, digest: str) -
     for path, entry in recipe.files.items():
         place(tree, path, entry)
     work.progress("writing the image")
+    for name, beside in ((KERNEL, "kernel"), (INITRAMFS, "initramfs")):
+        if recipe.settings.kind == "micro":
+            _copy(tree[name], out.with_name(beside))
     listing = "".join(f"{p.name}\t{p.version}\t{p.architecture}\n" for p in made.packages)
     with packed(tree, _config(recipe, made.packages, work.epoch), work.scratch) as image:
         with whole_file(out.with_name(out.name + PACKAGES_SUFFIX)) as part:
@@ -94,6 +100,14 @@ def _write(recipe: Recipe, made: RootTree, out: Path, work: Work, digest: str) -
             recipe_digest=digest,
             packages=made.packages,
         )
+
+
+def _copy(entry: Entry, out: Path) -> None:
+    if entry.content is None:
+        raise ImageError(f"{out.name}: is no file")
+    with whole_file(out) as part, entry.content() as source, part.open("wb") as target:
+        shutil.copyfileobj(source, target)
+    out.chmod(0o644)  # hypervisors read it as users of their own
 
 
 def _config(recipe: Recipe, packages: Sequence[Package], epoch: int) -> ImageConfig:

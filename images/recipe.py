@@ -75,7 +75,7 @@ class RecipeSettings(_Table):
     """A `recipe.toml`."""
 
     description: Line
-    kind: Literal["debian", "busybox"]
+    kind: Literal["debian", "busybox", "micro"]
     suite: str | None = Field(None, pattern=r"^[a-z][a-z0-9-]{0,40}$")
     variant: Literal["essential", "apt", "minbase"] = "essential"
     packages: Annotated[list[Package], Field(max_length=10_000)] = []
@@ -87,11 +87,13 @@ class RecipeSettings(_Table):
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
-        if self.kind == "debian" and self.suite is None:
-            raise ValueError('kind "debian" needs a suite, such as "bookworm"')
+        if self.kind != "busybox" and self.suite is None:
+            raise ValueError(f'kind "{self.kind}" needs a suite, such as "bookworm"')
         debian = {"suite", "variant", "packages", "mirrors", "leave_out", "keep"} & self.model_fields_set
         if self.kind == "busybox" and debian:
             raise ValueError(f'kind "busybox" knows no {", ".join(sorted(debian))}')
+        if self.kind == "micro" and "variant" in self.model_fields_set:
+            raise ValueError('kind "micro" knows no variant')
         return self
 
 

@@ -22,18 +22,24 @@ ADVICE = {
     "curl or wget": "payloads cannot fetch anything by themselves",
     "certificates": "no server can be trusted (ca-certificates has them)",
     "users": "there is no /etc/passwd: programs that ask for their user's name fail",
-    "usr/bin/env": "scripts that begin with #!/usr/bin/env do not run",
+    "/usr/bin/env": "scripts that begin with #!/usr/bin/env do not run",
+    "/tmp": "programs that make temporary files fail",  # noqa: S108  the image's
+    "/root": "root has no home directory",
 }
-"""What payloads usually want, by what they cannot do without it."""
+"""What payloads usually want, by what they cannot do without it. Programs are looked for as files in the PATH: any
+program may start them, not only a shell that has some of them built in."""
 
 _LOOK = """
 for name in "$@"; do command -v "$name" >/dev/null 2>&1 && echo "$name"; done
-if command -v curl >/dev/null 2>&1 || command -v wget >/dev/null 2>&1; then echo "curl or wget"; fi
+is_there() { for folder in $(IFS=:; echo $PATH); do if [ -x "$folder/$1" ]; then return 0; fi; done; return 1; }
+for name in unshare lm-payload; do if is_there $name; then echo $name; fi; done
+if is_there curl || is_there wget; then echo "curl or wget"; fi
 for path in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem; do
     if [ -s $path ]; then echo certificates; fi
 done
 if [ -s /etc/passwd ]; then echo users; fi
-if [ -x /usr/bin/env ]; then echo usr/bin/env; fi
+if [ -x /usr/bin/env ]; then echo /usr/bin/env; fi
+for path in /tmp /root; do if [ -d $path ]; then echo $path; fi; done
 echo looked
 """
 _MOST = 100_000
@@ -67,7 +73,7 @@ async def _looked(runtime: Runtime, image: Image, owner: str) -> str | None:
         machinetype="image",
         image=image,
         entrypoint=("/bin/sh", "-c", _LOOK, "sh"),
-        args=(*SUITE, *(name for name in ADVICE if name.isidentifier() or "-" in name)),
+        args=SUITE,
         network=Network.NONE,
         user="0:0",
         lifetime_seconds=60,

@@ -6,7 +6,9 @@ from importlib.metadata import entry_points
 from runtimes.contract import Runtime, Settings
 
 BUILT_IN = {
+    "docker": "runtimes.docker:Docker",
     "fake": "runtimes.fake:Fake",
+    "kvm": "runtimes.kvm:Kvm",
     "podman": "runtimes.podman:Podman",
 }
 GROUP = "lmd.runtimes"

@@ -19,7 +19,7 @@ def greatest(name: str, engine: Path) -> int:
     found = [MOST if own == resource.RLIM_INFINITY else own, MOST]
     if name == "NPROC":  # Podman lowers its own to this
         found.append(int(Path("/proc/sys/kernel/pid_max").read_text()))
-    if pid := _peer(engine):
+    if pid := peer(engine):
         found += hard_limit(_text(Path(f"/proc/{pid}/limits")), ROWS[name])
     return min(found)
 
@@ -33,7 +33,8 @@ def hard_limit(table: str, row: str) -> list[int]:
     return []
 
 
-def _peer(path: Path) -> int:
+def peer(path: Path) -> int:
+    """The process that listens at a Unix socket; 0 if there is none, or if pid 1 does so for it."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(5)
         try:

@@ -16,9 +16,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent / "engines"))  # for what the tests of several folders share
+
+from private_docker import PrivateDocker
+
+from images.builder import chosen_epoch
+from images.cache import default_directory, ensure
+from images.kit import Kit, kit_beside
+from images.recipe import find_recipe
 from runtimes import cgroups
 from runtimes.contract import Image, ImageKind, Settings
 from runtimes.podman import Podman
@@ -269,6 +278,88 @@ def _listener(path: Path) -> int:
         return struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
 
 
+class PrivateLibvirt:
+    """A libvirt whose machines, sockets and logs are the tests' alone; see tests/engines/libvirt_daemon.py."""
+
+    def __init__(self, directory: Path) -> None:
+        for program in ("libvirtd", "virtlogd", "qemu-system-x86_64"):
+            assert shutil.which(program, path="/usr/sbin:/usr/bin"), f"{program}: see packaging/debian-packages"
+        self.directory = directory
+        directory.mkdir(mode=0o711)
+        script = Path(__file__).parent / "engines/libvirt_daemon.py"
+        flags = ["--mount", "--propagation=slave", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        self._daemon = subprocess.Popen(
+            ["unshare", *flags, sys.executable, str(script), str(directory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._said() == "ready", "libvirtd did not start"
+        self.options = {
+            "uri": f"qemu:///system?socket={directory}/run/libvirt-sock",
+            "log_dir": str(directory / "log/qemu"),
+            "acceleration": "emulated",
+        }
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(
+            state_dir=self.directory / "state",
+            run_dir=self.directory / "lmd",
+            cache_dir=self.directory / "images",
+            options=self.options,
+        )
+
+    def tell(self, word: str) -> None:
+        """Have libvirtd `end` or be `kill`ed, `start` again, `stop` in its tracks or `continue`."""
+        assert self._daemon.stdin
+        self._daemon.stdin.write(f"{word}\n")
+        self._daemon.stdin.flush()
+        assert self._said() == "done"
+
+    def close(self) -> list[str]:
+        """End all and remove all; returns the names of domains that tests have left."""
+        done = subprocess.run(
+            ["virsh", "--connect", self.options["uri"], "list", "--all", "--name"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        left = done.stdout.split()
+        for name in left:
+            subprocess.run(
+                ["virsh", "--connect", self.options["uri"], "destroy", name], capture_output=True, timeout=30
+            )
+        self._daemon.communicate(timeout=30)
+        shutil.rmtree(self.directory, ignore_errors=True)
+        return left
+
+    def _said(self) -> str:
+        assert self._daemon.stdout
+        return self._daemon.stdout.readline().strip()
+
+
+@pytest.fixture(scope="session")
+def libvirt_engine(short_tmp: Path) -> Iterator[PrivateLibvirt]:
+    """A libvirt of the tests' own, which must be empty when they are over."""
+    engine = PrivateLibvirt(short_tmp / "v")
+    try:
+        yield engine
+    finally:
+        left = engine.close()
+    assert not left, f"tests left domains behind: {left}"
+
+
+@pytest.fixture(scope="session")
+def micro_kit() -> Kit:
+    """The kernel and initramfs by which test machines boot, from the cache or built now."""
+    epoch = chosen_epoch(os.environ, 1_795_000_000)
+    built = ensure(default_directory(os.environ, os.geteuid()), find_recipe("micro"), epoch)
+    kit = kit_beside(built.path)
+    assert kit, f"{built.path} has no kernel and initramfs beside it"
+    return kit
+
+
 @pytest.fixture(scope="session")
 def private_podman(short_tmp: Path) -> Callable[[str, str], AbstractContextManager[PrivatePodman]]:
     """Give a directory's name and an OCI runtime, get a Podman that must be empty when it is no longer needed."""
@@ -301,3 +392,43 @@ def podman(request: pytest.FixtureRequest, podmans: Callable[[str], PrivatePodma
 @pytest.fixture(scope="session")
 def podman_image(podman: PrivatePodman, busybox_root: Path) -> Image:
     return podman.import_image(busybox_root, "localhost/lmd-test/busybox:1")
+
+
+@pytest.fixture(scope="session")
+def private_docker(short_tmp: Path) -> Callable[..., AbstractContextManager[PrivateDocker]]:
+    """Give a directory's name, get a Docker that must be empty when it is no longer needed."""
+
+    @contextmanager
+    def made(name: str, **how: Any) -> Iterator[PrivateDocker]:
+        engine = PrivateDocker(short_tmp / name, **how)
+        try:
+            yield engine
+        finally:
+            left = engine.close()
+        assert not left, f"tests left containers behind: {left}"
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def docker(private_docker) -> Iterator[PrivateDocker]:
+    """Docker as it comes: the machine's root is the host's, without its capabilities."""
+    with private_docker("docker") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def remapped_docker(private_docker) -> Iterator[PrivateDocker]:
+    """Docker whose daemon maps all user ids."""
+    with private_docker("remapped", remapped=True) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def docker_image(docker: PrivateDocker, busybox_root: Path) -> Image:
+    return docker.import_image(busybox_root, "localhost/lmd-test/busybox:1")
+
+
+@pytest.fixture(scope="session")
+def remapped_image(remapped_docker: PrivateDocker, busybox_root: Path) -> Image:
+    return remapped_docker.import_image(busybox_root, "localhost/lmd-test/busybox:1")

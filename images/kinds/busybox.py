@@ -48,15 +48,7 @@ class BusyboxSource:
         """Make the tree in memory."""
         work.progress("taking busybox from this host")
         program = self._program()
-        tree: Tree = {}
-        for folder in ("/bin", "/sbin", "/usr/bin", "/usr/sbin", "/etc"):
-            place(tree, folder, directory())
-        place(tree, "/bin/busybox", file(program.read_bytes(), 0o755))
-        for applet in _output(program, "--list-full").split():
-            if applet != "bin/busybox":
-                place(tree, applet, symlink(os.path.relpath("bin/busybox", Path(applet).parent)))
-        place(tree, "/etc/passwd", file(_PASSWD))
-        place(tree, "/etc/group", file(_GROUP))
+        tree = busybox_tree(program.read_bytes(), work.scratch)
         yield RootTree(tree, (_package(program),))
 
     def _program(self) -> Path:
@@ -66,6 +58,23 @@ class BusyboxSource:
         if path.stat().st_size > _PROGRAM_LIMIT:
             raise ImageError(f"{path}: is larger than {_PROGRAM_LIMIT} bytes; that is no busybox")
         return path
+
+
+def busybox_tree(program: bytes, scratch: Path) -> Tree:
+    """The tree of a busybox program, which is run from the directory `scratch` to list its applets."""
+    copy = scratch / "busybox"
+    copy.write_bytes(program)
+    copy.chmod(0o755)
+    tree: Tree = {}
+    for folder in ("/bin", "/sbin", "/usr/bin", "/usr/sbin", "/etc"):
+        place(tree, folder, directory())
+    place(tree, "/bin/busybox", file(program, 0o755))
+    for applet in _output(copy, "--list-full").split():
+        if applet != "bin/busybox":
+            place(tree, applet, symlink(os.path.relpath("bin/busybox", Path(applet).parent)))
+    place(tree, "/etc/passwd", file(_PASSWD))
+    place(tree, "/etc/group", file(_GROUP))
+    return tree
 
 
 def is_static(path: Path) -> bool:

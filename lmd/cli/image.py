@@ -125,7 +125,9 @@ def list_images(as_json: Annotated[bool, typer.Option("--json", help="The tables
     _tables(images, recipes)
     typer.echo()
     _table(
-        "Images that lmd has brought into engines (lm image prune)", image_store.HEADS, image_store.rows(store.images)
+        "Images that lmd has brought into engines or unpacked (lm image prune)",
+        image_store.HEADS,
+        image_store.rows(store.images),
     )
     for problem in store.problems:
         tell(problem)

@@ -24,6 +24,7 @@ COMMANDS = {
     "image": ("lmd.cli.image", "Build, pull, list and prune images to start from."),
     "config": ("lmd.cli.config", "Check, show and describe the configuration."),
     "doctor": ("lmd.cli.doctor", "Say what works on this host, what does not, and what to type."),
+    "simulate": ("lmd.cli.simulate", "Show what a configuration would do, over simulated time."),
     "conformance": ("lmd.cli.conformance", "Try out whether a runtime of this host keeps its contract."),
 }
 """Name to module and a line of help; the module's `app` holds one command, or a group of them."""

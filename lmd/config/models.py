@@ -187,7 +187,7 @@ class Cvmfs(Table):
 class PodmanOptions(Table):
     """`[runtimes.podman]`: how the Podman runtime works on this host."""
 
-    socket: Annotated[Line, AfterValidator(rules.podman_socket)] | None = Field(
+    socket: Annotated[Line, AfterValidator(rules.unix_socket)] | None = Field(
         None,
         description="Socket of the Podman service, a path or `unix:///path`. Without it: the one that answers, or one"
         " of our own.",
@@ -207,6 +207,19 @@ class PodmanOptions(Table):
     uid_count: Count | None = Field(None, description="Length of that range; each machine takes 65536 of it.")
 
 
+class DockerOptions(Table):
+    """`[runtimes.docker]`: how the Docker runtime works on this host."""
+
+    socket: Annotated[Line, AfterValidator(rules.unix_socket)] | None = Field(
+        None,
+        description="Socket of Docker's daemon, a path or `unix:///path`. Without it: `$DOCKER_HOST` if that is one,"
+        " else `/run/docker.sock`.",
+    )
+    ping_seconds: Annotated[float, Field(ge=0.01, le=600)] | None = Field(
+        None, description="How long the daemon may take to say that it is there. Without it: 5."
+    )
+
+
 class KvmOptions(Table):
     """`[runtimes.kvm]`: how virtual machines run on this host."""
 
@@ -218,9 +231,17 @@ class KvmOptions(Table):
         description="`kvm`: with the processor's help, or not at all; `emulated`: without; `auto`: with it where a test"
         " shows that it works.",
     )
+    log_dir: HostPath | None = Field(
+        None, description="Where libvirt keeps QEMU's logs. Without it: `/var/log/libvirt/qemu`."
+    )
+    call_seconds: Count | None = Field(None, description="Longest wait for an answer of libvirt. Without it: 20.")
+    first_uid: Count | None = Field(
+        None, description="First host user id of the range that machines get their own ids from."
+    )
+    uid_count: Count | None = Field(None, description="Length of that range; each machine takes 65536 of it.")
 
 
-OPTIONS: Mapping[str, type[Table]] = {"podman": PodmanOptions, "kvm": KvmOptions}
+OPTIONS: Mapping[str, type[Table]] = {"podman": PodmanOptions, "docker": DockerOptions, "kvm": KvmOptions}
 """The tables `[runtimes.NAME]` that are checked here; other runtimes check their own."""
 
 
@@ -244,7 +265,7 @@ class MachineType(Table):
         " boot ISO and an empty disk.",
     )
     runtime: Annotated[Line, AfterValidator(rules.runtime)] = Field(
-        "auto", description="What runs it: `podman`, another runtime that is installed, or `auto`."
+        "auto", description="What runs it: `podman`, `docker`, another runtime that is installed, or `auto`."
     )
     isolation: Literal["container", "vm"] = Field(
         default_factory=virtual.isolation,
@@ -384,6 +405,11 @@ class MachineType(Table):
         " machine in reach; `bridge`, the runtime's; `host` only if [policy] allows it. Without it: `lmd` for virtual"
         " machines that start a system of their own, else `bridge`.",
     )
+    contextualisation: Literal["metadata", "seed"] = Field(
+        default_factory=virtual.contextualisation,
+        description="Where a virtual machine that starts a system of its own finds user_data: the metadata server, or a"
+        " NoCloud CD. Without it: `metadata` in the network `lmd`, else `seed`.",
+    )
     user_namespace: UserNamespace = Field(
         UserNamespace.AUTO,
         description="`required`: not started without a range of user ids of its own; `auto`: one where the host can.",
@@ -453,7 +479,8 @@ class MachineType(Table):
     @property
     def runs_user_data(self) -> bool:
         """Whether /user_data is the machine's command."""
-        return self.user_data is not None and self.entrypoint is None
+        own_system = self.machine_model in virtual.SELF_STARTING
+        return self.user_data is not None and self.entrypoint is None and not own_system
 
 
 @dataclass(frozen=True, slots=True)

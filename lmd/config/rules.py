@@ -81,7 +81,7 @@ def user_data(value: str) -> str:
     return value
 
 
-def podman_socket(value: str) -> str:
+def unix_socket(value: str) -> str:
     """The path of a Unix socket, or its `unix://` URL; else raises ValueError."""
     if not re.fullmatch(r"(unix://)?/.+", value):
         raise ValueError(f"expected /path or unix:///path, got {shorten(value)}")

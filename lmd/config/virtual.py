@@ -41,6 +41,11 @@ def features_form(data: Mapping[str, Any]) -> Form:
     return "http" if data.get("machine_model") in SELF_STARTING else "path"
 
 
+def contextualisation(data: Mapping[str, Any]) -> Literal["metadata", "seed"]:
+    """Where a type that does not say it finds its user_data, if it starts a system of its own."""
+    return "metadata" if data.get("network") is Network.LMD else "seed"
+
+
 def connection(mt: "MachineType") -> Iterator[Clash]:
     """The keys about the network and the metadata that cannot stand together."""
     if mt.network is Network.LMD:

@@ -19,7 +19,7 @@ from lmd.config.problems import Problem
 from lmd.doctor.check import Asked, Check, apart
 from lmd.doctor.checks import limits, memory
 from lmd.doctor.finding import Finding, Level, note, ok, problem, warning
-from lmd.doctor.traps import explained
+from lmd.doctor.traps import explained, remedy
 from lmd.environment.directory import Directory
 from lmd.environment.features import Allocation
 from lmd.machine.spec import PLACES, Plan, spec
@@ -39,7 +39,7 @@ from runtimes.contract import (
 )
 
 BUILT = "lmd:"
-PROBE_SECONDS = 20.0
+PROBE_SECONDS = 60.0
 IMAGE_SECONDS = 10.0
 
 
@@ -229,7 +229,7 @@ def _of(one: Candidate, fit: Fitness, *, alone: bool) -> Iterator[Finding]:
     if one.probe.health is not Health.HEALTHY:
         trap = explained(one.probe.reason)
         sentence = f"{one.name} is {one.probe.health}: {one.probe.reason}"
-        yield (problem if alone else note)(sentence, trap.remedy if trap else one.probe.remedy)
+        yield (problem if alone else note)(sentence, remedy(trap, one.name) if trap else one.probe.remedy)
         return
     for what in one.lacking:
         yield (problem if alone else note)(f"{one.name} lacks {what}")

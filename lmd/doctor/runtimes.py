@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmd import engines
 from lmd.doctor.check import Asked, Check
 from lmd.doctor.finding import Finding, Level, note, ok, problem, warning
-from lmd.doctor.traps import explained
+from lmd.doctor.traps import explained, remedy
 from lmd.doctor.trial import Tried, tried
 from runtimes.contract import Exec, Health, Images, Logs, Probe, Runtime
 from runtimes.idranges import MACHINE_IDS
@@ -20,14 +20,20 @@ TRIAL_SECONDS = 40.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """One runtime. `wanted`: the configured machinetypes that name it; `tried` None where no machine was made.
-    `optional`: the optional protocols of the contract that it has."""
+    `optional`: the optional protocols of the contract that it has; `configured`: whether it has a table of options."""
 
     name: str
     probe: Probe
     optional: frozenset[str] = frozenset()
     tried: Tried | None = None
     wanted: Sequence[str] = ()
+    configured: bool = False
     hung: bool = False
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether somebody counts on it: a table of the configuration, or a machinetype."""
+        return self.configured or bool(self.wanted)
 
     @property
     def works(self) -> bool:
@@ -63,6 +69,11 @@ def _wanted(asked: Asked) -> Mapping[str, Sequence[str]]:
 
 
 async def _found(name: str, asked: Asked, wanted: Sequence[str]) -> Found:
+    found = await _probed(name, asked)
+    return replace(found, wanted=wanted, configured=name in asked.config.runtimes)
+
+
+async def _probed(name: str, asked: Asked) -> Found:
     try:
         async with engines.opened(name, asked.config, asked.places) as runtime:
             try:
@@ -70,18 +81,18 @@ async def _found(name: str, asked: Asked, wanted: Sequence[str]) -> Found:
                     probe = await runtime.probe()
             except TimeoutError:
                 silent = Probe(health=Health.UNHEALTHY, reason=f"no answer within {PROBE_SECONDS:g} s")
-                return Found(name=name, probe=silent, wanted=wanted, hung=True)
+                return Found(name=name, probe=silent, hung=True)
             if probe.health is not Health.HEALTHY or probe.capabilities is None or not asked.trial:
-                return Found(name=name, probe=probe, optional=optional(runtime), wanted=wanted)
+                return Found(name=name, probe=probe, optional=optional(runtime))
             try:
                 async with asyncio.timeout(TRIAL_SECONDS):
                     made = await tried(runtime, probe.capabilities, asked)
             except TimeoutError:
                 made = Tried(failed=f"no answer within {TRIAL_SECONDS:g} s to a machine that was to be made")
-                return Found(name=name, probe=probe, tried=made, wanted=wanted, hung=True)
-            return Found(name=name, probe=probe, optional=optional(runtime), tried=made, wanted=wanted)
+                return Found(name=name, probe=probe, tried=made, hung=True)
+            return Found(name=name, probe=probe, optional=optional(runtime), tried=made)
     except engines.NoRuntime as error:
-        return Found(name=name, probe=Probe(health=Health.MISSING, reason=str(error)), wanted=wanted)
+        return Found(name=name, probe=Probe(health=Health.MISSING, reason=str(error)))
 
 
 def optional(runtime: Runtime) -> frozenset[str]:
@@ -111,6 +122,10 @@ def rule(runtimes: Runtimes) -> Iterator[Finding]:
 def _working(one: Found) -> Iterator[Finding]:
     can, made = one.probe.capabilities, one.tried
     named = f"{one.name} {one.probe.version}".strip()
+    if one.probe.reason:
+        yield Finding(
+            Level.WARNING if one.asked_for else Level.NOTE, f"{one.name}: {one.probe.reason}", one.probe.remedy
+        )
     if made and made.skipped:
         yield ok(f"{named} answers")
         yield note(f"{one.name} was not tried with a machine", made.skipped)
@@ -140,16 +155,16 @@ def _not_working(one: Found, enough: bool) -> Iterator[Finding]:
         level = Level.PROBLEM if one.wanted else Level.NOTE
         yield _told(one, level, f"is not here: {reason}", one.probe.remedy)
         return
-    level = Level.WARNING if enough and not one.wanted else Level.PROBLEM
+    level = Level.PROBLEM if one.asked_for or not enough else Level.WARNING if one.hung or one.tried else Level.NOTE
     yield _told(one, level, f"does not work: {reason}", one.probe.remedy)
 
 
-def _told(one: Found, level: Level, sentence: str, remedy: str) -> Finding:
+def _told(one: Found, level: Level, sentence: str, otherwise: str) -> Finding:
     """With what the engine's words mean, and which machinetypes wait for it."""
     trap = explained(sentence)
     meaning = f" (that is: {trap.meaning})" if trap else ""
     wanted = f"; machinetypes {', '.join(one.wanted)} need it" if one.wanted else ""
-    return Finding(level, f"{one.name} {sentence}{meaning}{wanted}", trap.remedy if trap else remedy)
+    return Finding(level, f"{one.name} {sentence}{meaning}{wanted}", remedy(trap, one.name) if trap else otherwise)
 
 
 CHECK = Check("runtimes", gather, rule, seconds=PROBE_SECONDS + TRIAL_SECONDS + 30)

@@ -17,6 +17,19 @@ def _trap(said: str, meaning: str, remedy: str) -> Trap:
     return Trap(re.compile(said, re.IGNORECASE), meaning, remedy)
 
 
+NOBODY_ANSWERS = _trap(
+    r"connection refused|no such file or directory.*\.sock|cannot connect to the docker daemon|"
+    r"failed to connect socket|its daemon does not run",
+    "nobody answers at the engine's socket",
+    "systemctl start docker.socket (or podman.socket, virtqemud.socket, libvirtd)",
+)
+SERVICES = {
+    "docker": "systemctl enable --now docker",
+    "kvm": "systemctl enable --now virtqemud.socket (or libvirtd)",
+    "podman": "systemctl enable --now podman.socket",
+}
+"""The line to type for an engine's own service."""
+
 TRAPS = (
     _trap(
         r"cgroups? in hybrid mode not supported",
@@ -104,12 +117,7 @@ TRAPS = (
         "the overlay driver does not work on this file system",
         "apt-get install fuse-overlayfs; or keep the store on ext4 or xfs: root in [runtimes.podman]",
     ),
-    _trap(
-        r"connection refused|no such file or directory.*\.sock|cannot connect to the docker daemon|"
-        r"failed to connect socket",
-        "nobody answers at the engine's socket",
-        "systemctl start docker.socket (or podman.socket, virtqemud.socket, libvirtd)",
-    ),
+    NOBODY_ANSWERS,
     _trap(
         r"did not answer|does not answer|no answer within|timed out|read timeout",
         "the engine hangs",
@@ -117,6 +125,11 @@ TRAPS = (
     ),
 )
 """From the narrow to the wide: the first that fits is taken."""
+
+
+def remedy(trap: Trap, engine: str) -> str:
+    """The line to type for this engine."""
+    return SERVICES.get(engine, trap.remedy) if trap is NOBODY_ANSWERS else trap.remedy
 
 
 def explained(text: str) -> Trap | None:

@@ -45,9 +45,14 @@ class Tried:
     nested: bool = False
 
 
-async def tried(runtime: Runtime, can: Capabilities, asked: Asked) -> Tried:
-    """Make a machine, with the limits that the runtime says it enforces, and see whether it runs; never raises."""
-    if can.isolation != "container" or ImageKind.OCI_ARCHIVE not in can.images:
+async def tried(runtime: Runtime, can: Capabilities, asked: Asked) -> Tried | None:
+    """Make a machine, with the limits that the runtime says it enforces, and see whether it runs; never raises.
+
+    None for virtual machines: their runtime's probe has started one.
+    """
+    if can.isolation != "container":
+        return None
+    if ImageKind.OCI_ARCHIVE not in can.images:
         return Tried(skipped=f"lm conformance {runtime.name} tries it with machines")
     try:
         image = await apart(lambda: _image(asked))

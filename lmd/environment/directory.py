@@ -73,6 +73,7 @@ class Directory:
         self.console = path / "console.log"
         self.spec = path / "spec.json"
         self.resolv_conf = path / "resolv.conf"
+        self.seed = path / "seed.iso"
 
     def make(self, machine: Mapping[str, str], job: Mapping[str, str]) -> None:
         """Create it with the features; what a crash left half-written is completed. Raises `DirectoryError`."""

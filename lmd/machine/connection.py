@@ -9,6 +9,8 @@ from pathlib import Path
 from lmd.config.models import Config, NetworkOptions
 from lmd.environment import features
 from lmd.environment.directory import Directory, write
+from lmd.environment.seed import Seed
+from lmd.environment.seed import write as write_seed
 from lmd.machine.spec import PLACES, Plan
 from lmd.metadata import card
 from lmd.metadata.account import account
@@ -73,6 +75,22 @@ def describe(plan: Plan, nic: Nic, directory: Directory, user_data: bytes | None
     )
     card.make(directory.path, made, user_data, account(os.geteuid()))
     write(directory.resolv_conf, resolv_conf(nic, _text(RESOLV_CONF)).encode(), 0o644)
+
+
+def seed(plan: Plan, directory: Directory, user_data: bytes | None, public_key: str) -> None:
+    """Write the NoCloud CD of a machine. Raises `SeedError`."""
+    nic = plan.nic
+    made = Seed(
+        instance_id=plan.allocation.job_id,
+        hostname=plan.id,
+        user_data=user_data or b"",
+        public_key=public_key,
+        mac=nic.mac if nic else "",
+        address6=nic.address6 if nic else "",
+        prefix6=nic.prefix6 if nic else 64,
+        gateway6=nic.gateway6 if nic else "",
+    )
+    write_seed(directory.seed, made)
 
 
 def resolv_conf(nic: Nic, hosts: str) -> str:

@@ -29,7 +29,8 @@ from lmd.environment.outcome import MESSAGE_FILE, MESSAGE_LIMIT, Decided, Outcom
 from lmd.environment.trees import Refused
 from lmd.machine import connection
 from lmd.machine.conditions import conditions
-from lmd.machine.image import BUILT, NoImage, image_of
+from lmd.machine.image import BUILT, NoImage
+from lmd.machine.material import Material, material_of
 from lmd.machine.prepare import CannotPrepare, finish, prepare
 from lmd.machine.rules import Terms
 from lmd.machine.spec import Plan
@@ -37,7 +38,7 @@ from lmd.machine.supervise import Clock, Ended, Supervisor
 from lmd.places import Places
 from lmd.repositories import handing
 from lmd.repositories.provider import NoRepositories
-from runtimes.contract import Image, ImageKind, Images, Reclaims, Runtime, RuntimeFault, Seen, Spec, unmet
+from runtimes.contract import ImageKind, Images, Reclaims, Runtime, RuntimeFault, Seen, Spec, unmet
 
 HOLD = ("/bin/sh", "-c", "trap 'exit 0' TERM INT; while sleep 1; do :; done")
 """What runs in a machine whose author asked for a shell: nothing, until it is told to end."""
@@ -140,15 +141,15 @@ async def _run(
         raise CannotRun("\n".join(str(problem) for problem in problems))
     async with AsyncExitStack() as stack:
         try:
-            image = await image_of(type_, places, voice.tell)
             runtime, probe = await stack.enter_async_context(engines.chosen(type_, config, places))
+            material = await material_of(type_, config, places, voice.tell)
         except (NoImage, engines.NoRuntime, ConfigError, ImageError) as error:
             raise CannotRun(str(error)) from error
-        plan = _plan(request, image)
+        plan = _plan(request, material)
         directory = Directory(places.machines / plan.id)
         try:
             plan = await connection.joined(plan, directory, places, config)
-            plan = replace(plan, repositories=await handing.handed(type_, image, config, places))
+            plan = replace(plan, repositories=await handing.handed(type_, plan.image, config, places))
             spec = await asyncio.to_thread(_prepared, plan, directory, runtime.name)
             spec = handing.with_step(spec, directory, config, places)
         except (CannotPrepare, NoRepositories, connection.NetworkFault) as error:
@@ -166,7 +167,7 @@ async def _run(
         return await _life(request, plan, spec, runtime, directory, voice, joined, kept, interrupts)
 
 
-def _plan(request: Request, image: Image) -> Plan:
+def _plan(request: Request, material: Material) -> Plan:
     type_, now = request.chosen.machinetype, time.time()
     processors = _processors(request.processors, type_.min_processors, type_.max_processors, type_.name)
     seconds = min(type_.max_wallclock_seconds, request.seconds or type_.max_wallclock_seconds)
@@ -176,7 +177,8 @@ def _plan(request: Request, image: Image) -> Plan:
         owner=f"run:{os.geteuid()}",
         space=settings.space,
         machinetype=type_,
-        image=image,
+        image=material.image,
+        start=material.start,
         allocation=Allocation(
             job_id=str(uuid.uuid4()),
             processors=processors,
@@ -313,8 +315,8 @@ async def _conclude(
         id=plan.id,
         machinetype=type_.name,
         runtime=runtime.name,
-        image=plan.image.location,
-        image_digest=created.image_digest,
+        image=plan.image_named,
+        image_digest=plan.image_id or created.image_digest,
         processors=plan.allocation.processors,
         outcome=outcome,
         reason=end.reason if end else None,
@@ -371,7 +373,7 @@ async def destroyed(runtime: Runtime, name: str, directory: Directory) -> None:
     await runtime.destroy(name)
     if isinstance(runtime, Reclaims) and directory.joboutputs.exists():
         await runtime.reclaim(directory.joboutputs)
-    await asyncio.to_thread(handing.end_clients, directory)
+    await asyncio.to_thread(handing.end_clients, directory, os.getpid())
     await asyncio.to_thread(directory.remove)
 
 

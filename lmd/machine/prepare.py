@@ -9,10 +9,12 @@ from lmd.config.models import MachineType
 from lmd.environment import features, user_data
 from lmd.environment.directory import Directory, DirectoryError, Record, process
 from lmd.environment.identity import boot_id
+from lmd.environment.seed import SeedError
 from lmd.machine import connection
 from lmd.machine.conditions import CONDITIONS, conditions
 from lmd.machine.saved import normal, save
 from lmd.machine.spec import Plan, existing, spec, targets
+from lmd.machine.start import NoCommand
 from runtimes.contract import ImageKind, Spec
 
 SECRET_LIMIT = 1_000_000
@@ -31,7 +33,7 @@ def prepare(plan: Plan, directory: Directory, *, runtime: str, host: str, versio
     """
     try:
         return _write(plan, directory, runtime, host, version, supervisor)
-    except (DirectoryError, user_data.UserDataError, OSError) as error:
+    except (DirectoryError, user_data.UserDataError, SeedError, NoCommand, OSError) as error:
         directory.remove()
         raise CannotPrepare(f"machinetype {plan.machinetype.name}: {error}") from error
     except BaseException:
@@ -43,7 +45,7 @@ def _write(plan: Plan, directory: Directory, runtime: str, host: str, version: s
     type_, given = plan.machinetype, plan.allocation
     root = Path(plan.image.location)
     there = existing(root) if plan.image.kind is ImageKind.ROOT_DIRECTORY else {}
-    places = targets(plan.image, there)
+    places = targets(plan, there)
     if type_.user_data is not None:
         form = "http" if type_.features_form == "http" else "file-url"
         content = _user_data(plan, type_, features.variables(form, places), host, version)
@@ -77,8 +79,11 @@ def _write(plan: Plan, directory: Directory, runtime: str, host: str, version: s
         directory.put_user_data(content)
     for number, secret in enumerate(secrets):
         directory.put_secret(number, secret)
+    told = content if type_.user_data is not None else None
     if plan.nic is not None:
-        connection.describe(plan, plan.nic, directory, content if type_.user_data is not None else None, key, host)
+        connection.describe(plan, plan.nic, directory, told, key, host)
+    if made.seed is not None:
+        connection.seed(plan, directory, told, key)
     if supervisor is None:
         save(made, directory)
     return made

@@ -1,5 +1,6 @@
 """The EC2 tree: what `/latest`, `/2009-04-04` and the like answer, with Vac's spellings beside them. Pure."""
 
+import json
 import re
 from collections.abc import Mapping
 from typing import TypeAlias
@@ -62,8 +63,26 @@ def answer(card: Card, path: tuple[str, ...], *, has_user_data: bool) -> str | N
         case ["meta-data", *rest]:
             return _found(tree(card), rest, path[-1] == "")
         case ["dynamic"]:
-            return ""
+            return "instance-identity/"
+        case ["dynamic", "instance-identity"]:
+            return "document"
+        case ["dynamic", "instance-identity", "document"]:
+            return json.dumps(identity(card))
     return None
+
+
+def identity(card: Card) -> dict[str, str]:
+    """The instance identity document, which nobody has signed here."""
+    return {
+        "version": "2017-09-30",
+        "accountId": card.space,
+        "instanceId": card.job_id,
+        "imageId": card.job_id,
+        "instanceType": card.machinetype,
+        "privateIp": card.address,
+        "availabilityZone": card.factory,
+        "region": card.space,
+    }
 
 
 def _found(level: Tree, names: list[str], slash: bool) -> str | None:

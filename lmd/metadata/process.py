@@ -150,6 +150,8 @@ def bound(address: str, port: int) -> socket.socket:
 def key(own: Path) -> bytes:
     """The key that tokens are signed with; kept, so that a restarted server knows the tokens of before."""
     path = own / KEY
+    if not os.access(own, os.W_OK | os.X_OK):
+        raise CannotServe(f"user {os.geteuid()} cannot get to {own}: let others pass: chmod o+x its parent directories")
     with suppress(OSError):
         if len(found := path.read_bytes()) == tokens.KEY_BYTES:
             return found

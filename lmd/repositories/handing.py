@@ -56,7 +56,8 @@ async def handed(type_: MachineType, image: Image, config: Config, places: Place
     if not names:
         return Handed()
     try:
-        if image.kind is ImageKind.ROOT_DIRECTORY and not await asyncio.to_thread(_has_root, image):
+        in_place = image.kind is ImageKind.ROOT_DIRECTORY and type_.isolation == "container"
+        if in_place and not await asyncio.to_thread(_has_root, image):
             raise NoRepositories(f"CernVM-FS: the root directory {image.location} has no directory /cvmfs to mount on")
         by = provider(config.cvmfs, places)
         if type_.cvmfs_where == "machine":
@@ -162,9 +163,10 @@ async def keep(seen: Seen, directory: Directory, config: Config, places: Places)
         return
 
 
-def end_clients(directory: Directory) -> None:
+def end_clients(directory: Directory, leaving: int | None = None) -> None:
     """Kill what still serves a mount inside the machine, which is gone: one that was stopped cannot end by itself.
-    Mounts of the host of which the server was killed go too, if no other machine has them."""
+    Mounts of the host of which the server was killed go too, if no other machine has them; process `leaving` has none
+    any more."""
     given = _recorded(directory)
     if not given.repositories:
         return
@@ -177,7 +179,7 @@ def end_clients(directory: Directory) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     if given.base:
         with contextlib.suppress(OSError):
-            sweep(Path(given.base), leaving=os.getpid())
+            sweep(Path(given.base), leaving)
 
 
 async def at_hand(chosen: Chosen, places: Places) -> Chosen:

@@ -26,6 +26,9 @@ class Foreign(Protocol):
 Leftovers = Callable[[str], Awaitable[Sequence[str]]]
 """All that the host still has of a machine id (containers, volumes, mounts, cgroups, files), one line each."""
 
+HostNetwork = Callable[[], Awaitable[str]]
+"""What `/proc/PID/ns/net` of the engine points to, which is the host's network as its machines can have it."""
+
 Outage = Callable[[], AbstractAsyncContextManager[Runtime]]
 """Gives a runtime whose engine cannot answer, or not completely, as long as the context lasts."""
 
@@ -55,6 +58,7 @@ class Context:
     deadline: float = 60.0
     foreign: Foreign | None = None
     leftovers: Leftovers | None = None
+    host_network: HostNetwork | None = None
     outages: Mapping[str, Outage] = field(default_factory=dict)
 
 

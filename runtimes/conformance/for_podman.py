@@ -1,14 +1,13 @@
 """How the suite is made on Podman: machines of others, what the host still has of a machine, services that go away."""
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runtimes.conformance.context import ContainerContext, Outage
+from runtimes.conformance.context import ContainerContext
+from runtimes.conformance.outages import hung, stopped
 from runtimes.containers.engine import Answer
 from runtimes.containers.host import greatest
 from runtimes.containers.stamp import volume_name
@@ -92,29 +91,7 @@ def podman_context(settings: Settings, directory: Path, image: Image) -> Contain
         foreign=PodmanForeign(settings, image),
         leftovers=leftovers,
         outages={
-            "no service": _stopped(without(directory / "no.sock")),
-            "a service that never answers": _hung(directory / "hung.sock", without(directory / "hung.sock")),
+            "no service": stopped(without(directory / "no.sock")),
+            "a service that never answers": hung(directory / "hung.sock", without(directory / "hung.sock")),
         },
     )
-
-
-def _stopped(make: Callable[[], Runtime]) -> Outage:
-    @asynccontextmanager
-    async def lasting() -> AsyncIterator[Runtime]:
-        yield make()
-
-    return lasting
-
-
-def _hung(path: Path, make: Callable[[], Runtime]) -> Outage:
-    @asynccontextmanager
-    async def lasting() -> AsyncIterator[Runtime]:
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(path))
-            listener.listen(16)
-            try:
-                yield make()
-            finally:
-                path.unlink()
-
-    return lasting

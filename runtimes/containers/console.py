@@ -61,8 +61,10 @@ class Reader:
         if not data and self._replaced():
             flushed, self._rest = self._rest, b""
             self.close()
-            self._open()
-            return ConsoleChunk(data=self.plain([flushed]) if flushed else b"", skipped=skipped)
+            if flushed or not self._open():
+                return ConsoleChunk(data=self.plain([flushed]) if flushed else b"", skipped=skipped)
+            data = os.read(self._descriptor, STEP)
+            self._position += len(data)
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
         return ConsoleChunk(data=self.plain(lines), skipped=skipped)

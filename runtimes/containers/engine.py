@@ -6,6 +6,7 @@ those drop or refuse fields that machines need, and the interface itself is the 
 
 import asyncio
 import json
+import socket
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -193,6 +194,17 @@ class Engine(ABC):
     def _cause(error: BaseException) -> BaseException:
         """What lies under an error that a client has wrapped."""
         return error.__cause__ or error if type(error).__name__ == "APIError" else error
+
+
+def listening(path: Path) -> bool:
+    """True if a process accepts connections there (it may still never answer)."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5.0)
+        try:
+            connection.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 def decoded(text: bytes) -> Any:

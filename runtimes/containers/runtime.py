@@ -12,7 +12,7 @@ from runtimes import cgroups, kernellog
 from runtimes.containers import streams, translate, verify
 from runtimes.containers.console import Reader, kept
 from runtimes.containers.engine import Answer, Engine
-from runtimes.containers.stamp import LABEL, listed_name, stamped, volume_name
+from runtimes.containers.stamp import LABEL, listed_name, stamped
 from runtimes.contract import (
     Capabilities,
     ConsoleChunk,
@@ -79,6 +79,10 @@ class Containers(ABC):
         """The first process of each listed container, by the container's id."""
 
     @abstractmethod
+    async def _volumes(self, engine: Engine, machine_id: str) -> Sequence[str]:
+        """The names of the volumes that hold a machine's scratch."""
+
+    @abstractmethod
     def _reader(self, found: Mapping[str, Any], cap: int) -> Reader:
         """A reader of the console of a container that `inspect` shows so; `cap` in bytes of console."""
 
@@ -104,32 +108,27 @@ class Containers(ABC):
                 return await self._start(engine, spec, made)
             except BaseException as error:
                 if made and not isinstance(error, Unavailable):
-                    await asyncio.shield(self._remove(engine, spec.id, len(spec.scratch)))
+                    await asyncio.shield(self._destroy(engine, spec.id))
                 raise
 
     async def stop(self, machine_id: str, *, grace: float) -> None:
         """SIGTERM, `grace` seconds, SIGKILL. Raises `Unavailable` if the machine lives on even so."""
         engine = await self._ready()
-        if not await self._ours(engine, machine_id):
+        if not (found := await self._ours(engine, machine_id)):
             return
         if grace > 0:
-            await self._signal(engine, machine_id, "SIGTERM")
-            if await self._ended(engine, machine_id, grace):
+            await self._signal(engine, found["Id"], "SIGTERM")
+            if await self._ended(engine, found["Id"], grace):
                 return
-        await self._signal(engine, machine_id, "SIGKILL")
-        if not await self._ended(engine, machine_id, KILL_SECONDS):
+        await self._signal(engine, found["Id"], "SIGKILL")
+        if not await self._ended(engine, found["Id"], KILL_SECONDS):
             raise Unavailable(
                 f"machine {machine_id} still runs {KILL_SECONDS:g} s after SIGKILL; its host may hang in I/O"
             )
 
     async def destroy(self, machine_id: str) -> None:
         """Kill and remove the container and its volumes; repeated until the engine knows nothing of either."""
-        engine = await self._ready()
-        found = await self._ours(engine, machine_id)
-        count = int(found["Config"]["Labels"].get(f"{LABEL}scratch", "0")) if found else 0
-        if found:
-            await self._remove(engine, machine_id, count)
-        await self._remove_volumes(engine, machine_id)
+        await self._destroy(await self._ready(), machine_id)
 
     async def usage(self) -> Mapping[str, Usage]:
         """From the control groups of each running machine's first process.
@@ -198,7 +197,7 @@ class Containers(ABC):
                 elif ended:
                     return
                 else:
-                    ended = not _alive(pid) and await self._ended(engine, machine_id, 0)
+                    ended = not _alive(pid) and await self._ended(engine, found["Id"], 0)
                     await asyncio.sleep(POLL_SECONDS)
                     if not pid and not ended:
                         again = await self._ours(engine, machine_id)
@@ -209,9 +208,10 @@ class Containers(ABC):
     async def execute(self, machine_id: str, command: Sequence[str], *, limit: int = 1_000_000) -> ExecResult:
         """Run `command` in the machine. Raises `Rejected` if the machine does not run or has no such command."""
         engine = await self._ready()
-        if await self._ours(engine, machine_id) is None:
+        found = await self._ours(engine, machine_id)
+        if found is None:
             raise Rejected(f"machine {machine_id} is not there")
-        return await engine.run(streams.run, engine, machine_id, list(command), limit)
+        return await engine.run(streams.run, engine, machine_id, found["Id"], list(command), limit)
 
     async def aclose(self) -> None:
         """Close the connections; machines, and an own service, go on."""
@@ -270,16 +270,16 @@ class Containers(ABC):
             raise answer.fault(doing)
         return answer
 
-    async def _signal(self, engine: Engine, machine_id: str, signal: str) -> None:
-        answer = await engine.call("POST", f"/containers/{machine_id}/kill", params={"signal": signal})
+    async def _signal(self, engine: Engine, container: str, signal: str) -> None:
+        answer = await engine.call("POST", f"/containers/{container}/kill", params={"signal": signal})
         if answer.status not in (204, 404, 409, 500):
-            raise answer.fault(f"signal machine {machine_id}")
+            raise answer.fault(f"signal container {container}")
 
-    async def _ended(self, engine: Engine, machine_id: str, within: float) -> bool:
-        """True once the machine is gone or has ended; False if it has not within that many seconds."""
+    async def _ended(self, engine: Engine, container: str, within: float) -> bool:
+        """True once the container is gone or has ended; False if it has not within that many seconds."""
         deadline, pause = time.monotonic() + within, 0.02
         while True:
-            found = await self._inspect(engine, machine_id)
+            found = await self._inspect(engine, container)
             if found is None or translate.state(found) in (State.EXITED, State.CREATED):
                 return True
             if time.monotonic() >= deadline:
@@ -287,32 +287,30 @@ class Containers(ABC):
             await asyncio.sleep(min(pause, max(0.0, deadline - time.monotonic())))
             pause = min(pause * 1.5, 0.5)
 
-    async def _remove(self, engine: Engine, machine_id: str, scratch: int) -> None:
+    async def _destroy(self, engine: Engine, machine_id: str) -> None:
+        """By the engine's id: engines take a name that is not there for the beginning of another container's id."""
+        if found := await self._ours(engine, machine_id):
+            await self._remove(engine, found["Id"])
+        await self._remove_volumes(engine, machine_id)
+
+    async def _remove_volumes(self, engine: Engine, machine_id: str) -> None:
+        for name in await self._volumes(engine, machine_id):
+            answer = await engine.call("DELETE", f"/volumes/{name}", params={"force": True})
+            if answer.status not in (204, 404):
+                raise answer.fault(f"remove scratch volume {name}")
+
+    async def _remove(self, engine: Engine, container: str) -> None:
         """Remove until the engine no longer knows it: its clean-up of an ended one may be at work beside us."""
-        await self._signal(engine, machine_id, "SIGKILL")
+        await self._signal(engine, container, "SIGKILL")
         deadline = time.monotonic() + 2 * KILL_SECONDS
         while True:
             params = {"force": True, "timeout": 0, "v": True}
-            answer = await engine.call("DELETE", f"/containers/{machine_id}", params=params, seconds=60.0)
+            answer = await engine.call("DELETE", f"/containers/{container}", params=params, seconds=60.0)
             if answer.status == 404:
-                break
+                return
             if time.monotonic() > deadline:
-                raise Unavailable(f"{self.name} could not remove machine {machine_id}: {answer.message}")
+                raise Unavailable(f"{self.name} could not remove container {container}: {answer.message}")
             await asyncio.sleep(0.0 if answer.status in (200, 204) else 0.1)
-        if scratch:
-            await self._remove_volumes(engine, machine_id)
-
-    async def _volumes(self, engine: Engine) -> Sequence[str]:
-        """The names of all volumes."""
-        return [str(v["Name"]) for v in await self._get(engine, "/volumes/json") or ()]
-
-    async def _remove_volumes(self, engine: Engine, machine_id: str) -> None:
-        prefix = volume_name(machine_id, 0)[:-1]
-        for name in (v for v in await self._volumes(engine) if v.startswith(prefix)):
-            if name.removeprefix(prefix).isdecimal():
-                answer = await engine.call("DELETE", f"/volumes/{name}", params={"force": True})
-                if answer.status not in (204, 404):
-                    raise answer.fault(f"remove scratch volume {name}")
 
 
 def _alive(pid: int) -> bool:

@@ -11,12 +11,14 @@ from runtimes.contract import ExecResult, Rejected, Unavailable
 _HEADER = struct.Struct(">BxxxI")
 COMMAND_SECONDS = 3600.0
 LINE_LIMIT = 1_000_000
+NOT_STARTED = b"OCI runtime exec failed"
+"""What Docker writes, as if the command had, when there is no such command."""
 
 
-def run(engine: Engine, name: str, command: Sequence[str], limit: int) -> ExecResult:
-    """Run a command to its end; each of its two streams is cut at `limit` bytes."""
+def run(engine: Engine, name: str, container: str, command: Sequence[str], limit: int) -> ExecResult:
+    """Run a command in the machine `name` to its end; each of its two streams is cut at `limit` bytes."""
     request = {"Cmd": list(command), "AttachStdout": True, "AttachStderr": True}
-    made = engine.blocking("POST", f"/containers/{name}/exec", body=request)
+    made = engine.blocking("POST", f"/containers/{container}/exec", body=request)
     if made.status == 404 or "state improper" in made.message or "not running" in made.message:
         raise Rejected(f"machine {name} does not run")
     if made.status != 201:
@@ -32,10 +34,9 @@ def run(engine: Engine, name: str, command: Sequence[str], limit: int) -> ExecRe
             stream += data[: max(0, limit - len(stream))]
     ended = engine.blocking("GET", f"/exec/{session}/json")
     code = int(ended.body.get("ExitCode", -1)) if ended.status == 200 else -1
-    if code in (126, 127) and not out[1]:
-        raise Rejected(
-            f"machine {name} cannot run {command[0]!r}: {bytes(out[2]).decode(errors='replace').strip()[:300]}"
-        )
+    if code in (126, 127) and (not out[1] or out[1].startswith(NOT_STARTED)):
+        reason = bytes(out[1] or out[2]).decode(errors="replace").strip()[:300]
+        raise Rejected(f"machine {name} cannot run {command[0]!r}: {reason}")
     return ExecResult(exit_code=code, output=bytes(out[1]), errors=bytes(out[2]))
 
 

@@ -1,18 +1,15 @@
 """A spec as the body of Podman's `POST /libpod/containers/create`. Pure."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from runtimes.containers.places import log_bytes, tmpfs_sizes
 from runtimes.containers.stamp import labels, volume_name
 from runtimes.contract import Mount, Spec
 from runtimes.idranges import IdRange
 
 PERIOD = 100_000
 FUSE = "/dev/fuse"
-ROOT_DIRECTORY_TMPFS = ("/tmp", "/run", "/var/tmp")  # noqa: S108  the machine's, not the host's
-SCRATCH_TMPFS_BYTES = 64_000_000
-FILE_PER_BYTE = 16
-"""Bytes of log file for each byte of console that is kept: conmon writes a time before each line."""
-CONSOLE_LEAST = 32_000_000
 
 
 def create_body(
@@ -22,6 +19,7 @@ def create_body(
     greatest numbers of open files and processes that this host lets us set. `fuse`: how nested containers get the
     FUSE device: "bind" (crun, which would make a node that only root may open), "device" (runc, which lets the
     control group refuse a bound node) or "" (not at all)."""
+    read_only = spec.read_only_root or root is not None
     open_files = min(spec.limits.open_files or nofile, nofile)
     body: dict[str, Any] = {
         "name": spec.id,
@@ -31,8 +29,8 @@ def create_body(
         "cap_drop": ["ALL"],
         "cap_add": sorted(spec.capabilities | ({"SETFCAP"} if spec.nested_containers else frozenset())),
         "no_new_privileges": True,
-        "read_only_filesystem": spec.read_only_root or root is not None,
-        "mounts": [_bind(m) for m in spec.mounts] + _tmpfs(spec, root is not None),
+        "read_only_filesystem": read_only,
+        "mounts": [_bind(m) for m in spec.mounts] + _tmpfs(tmpfs_sizes(spec, read_only=read_only)),
         "volumes": [
             {"Name": volume_name(spec.id, number), "Dest": str(target), "Options": ["rw", "nosuid", "nodev"]}
             for number, target in enumerate(spec.scratch)
@@ -43,7 +41,7 @@ def create_body(
             {"type": "nofile", "soft": open_files, "hard": open_files},
             {"type": "nproc", "soft": nproc, "hard": nproc},
         ],
-        "log_configuration": {"driver": "k8s-file", "size": max(FILE_PER_BYTE * spec.console_bytes, CONSOLE_LEAST)},
+        "log_configuration": {"driver": "k8s-file", "size": log_bytes(spec)},
         "devices": [{"path": path} for path in spec.devices],
         "stop_signal": 15,
         "systemd": "false",
@@ -81,11 +79,7 @@ def _device_bind(path: str) -> dict[str, Any]:
     return {"type": "bind", "source": path, "destination": path, "options": ["bind", "rw", "nosuid"]}
 
 
-def _tmpfs(spec: Spec, root_directory: bool) -> list[dict[str, Any]]:
-    sizes = {str(t.target): t.size_bytes for t in spec.tmpfs}
-    if spec.read_only_root or root_directory:
-        taken = {str(target) for target in spec.scratch} | {str(m.target) for m in spec.mounts}
-        sizes = {t: SCRATCH_TMPFS_BYTES for t in ROOT_DIRECTORY_TMPFS if t not in taken} | sizes
+def _tmpfs(sizes: Mapping[str, int]) -> list[dict[str, Any]]:
     return [
         {
             "type": "tmpfs",

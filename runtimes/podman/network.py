@@ -1,19 +1,10 @@
 """The network of bridged machines: one of ours, `lmd`, with IPv6 where the host has it (Podman's default has not)."""
 
-from pathlib import Path
 from typing import Any
 
 from runtimes.containers.engine import Engine
+from runtimes.containers.network import LABEL, NAME, host_has_ipv6
 from runtimes.contract import Network, Rejected
-
-NAME = "lmd"
-LABEL = "lmd.network"
-
-
-def has_ipv6(if_inet6: str) -> bool:
-    """True if an interface other than loopback has an address of global scope (the text of /proc/net/if_inet6)."""
-    rows = [line.split() for line in if_inet6.splitlines()]
-    return any(len(row) == 6 and row[3] == "00" and row[5] != "lo" for row in rows)
 
 
 def request(network: Network, rootless: bool) -> dict[str, Any]:
@@ -38,17 +29,10 @@ async def ensure(engine: Engine) -> None:
     wanted = {
         "name": NAME,
         "driver": "bridge",
-        "ipv6_enabled": has_ipv6(_text(Path("/proc/net/if_inet6"))),
+        "ipv6_enabled": host_has_ipv6(),
         "dns_enabled": False,
         "labels": {LABEL: "1"},
     }
     made = await engine.call("POST", "/networks/create", body=wanted)
     if made.status not in (200, 409):
         raise made.fault(f"make the network {NAME}")
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

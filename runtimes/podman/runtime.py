@@ -6,10 +6,11 @@ from typing import Any, ClassVar
 
 from runtimes import idranges, used
 from runtimes.containers.console import Reader
-from runtimes.containers.engine import Answer, Engine
+from runtimes.containers.engine import Answer, Engine, listening
 from runtimes.containers.host import fuse_mode, give, greatest
+from runtimes.containers.places import FILE_PER_BYTE
 from runtimes.containers.runtime import Containers
-from runtimes.containers.stamp import LABEL, same
+from runtimes.containers.stamp import LABEL, same, volume_name
 from runtimes.contract import (
     Capabilities,
     Conflict,
@@ -92,7 +93,7 @@ class Podman(Containers):
         """The engine, whose own service may have ended by itself since."""
         try:
             engine = await self._service()
-            if not await engine.run(service.listening, engine.socket):
+            if not await engine.run(listening, engine.socket):
                 await self.aclose()
                 engine = await self._service()
         except service.Missing as missing:
@@ -175,4 +176,9 @@ class Podman(Containers):
         return {c["Id"]: int(c["Pid"]) for c in running}
 
     def _reader(self, found: Mapping[str, Any], cap: int) -> Reader:
-        return Reader(Path(found["HostConfig"]["LogConfig"]["Path"]), plain, most=body.FILE_PER_BYTE * cap)
+        return Reader(Path(found["HostConfig"]["LogConfig"]["Path"]), plain, most=FILE_PER_BYTE * cap)
+
+    async def _volumes(self, engine: Engine, machine_id: str) -> Sequence[str]:
+        prefix = volume_name(machine_id, 0)[:-1]
+        listed = [str(v["Name"]) for v in await self._get(engine, "/volumes/json") or ()]
+        return [name for name in listed if name.startswith(prefix) and name.removeprefix(prefix).isdecimal()]

@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import shutil
-import socket
 import stat
 import subprocess
 import zlib
@@ -17,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runtimes import cgroups
+from runtimes.containers.engine import listening
 from runtimes.contract import Unavailable
 from runtimes.locks import held
 from runtimes.podman.engine import PodmanEngine
@@ -139,17 +139,6 @@ def _ours_to_trust(path: Path) -> bool:
     except OSError:
         return False
     return stat.S_ISSOCK(found.st_mode) and found.st_uid in (0, os.geteuid())
-
-
-def listening(path: Path) -> bool:
-    """True if a process accepts connections there (it may still never answer)."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(5.0)
-        try:
-            connection.connect(str(path))
-        except OSError:
-            return False
-    return True
 
 
 async def _answers(path: Path, seconds: float) -> bool:

@@ -30,7 +30,7 @@ def test_every_built_in_name_is_the_name_of_its_class(name: str) -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones(settings: Settings) -> None:
-    with pytest.raises(registry.UnknownRuntime, match=r"no runtime 'fakes'; known are fake, .*podman"):
+    with pytest.raises(registry.UnknownRuntime, match=r"no runtime 'fakes'; known are docker, fake, .*podman"):
         registry.load("fakes", settings)
 
 

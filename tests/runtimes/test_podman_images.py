@@ -107,7 +107,7 @@ async def test_a_root_directory_that_lacks_what_podman_needs_is_rejected_by_name
 
 
 async def test_a_bridged_machine_has_ipv4_and_where_the_host_has_it_ipv6(podman, podman_image: Image) -> None:
-    from runtimes.podman.network import has_ipv6
+    from runtimes.containers.network import has_ipv6
 
     runtime = Podman(podman.settings)
     try:

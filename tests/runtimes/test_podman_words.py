@@ -12,12 +12,12 @@ from runtimes import cgroups
 from runtimes.containers import stamp, translate
 from runtimes.containers.console import Reader, kept
 from runtimes.containers.engine import AGAIN
+from runtimes.containers.network import has_ipv6
 from runtimes.contract import EndReason, Exhausted, Rejected, Unavailable
 from runtimes.locks import held
 from runtimes.podman import service
 from runtimes.podman.console import plain
 from runtimes.podman.engine import PodmanAnswer, PodmanEngine
-from runtimes.podman.network import has_ipv6
 from runtimes.rlimits import hard_limit
 
 AT = "2026-11-23T15:30:51.829087299Z"

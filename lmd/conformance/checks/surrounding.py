@@ -34,6 +34,7 @@ NESTED = {"user-namespace", "fresh-proc", "features", "joboutputs"}
 
 READ_ONLY = """#!/bin/sh
 for path in /etc /root /usr /tmp "$JOBOUTPUTS"; do
+    test -d "$path" || continue
     if (: >"$path/lmc-probe") 2>/dev/null; then echo "$path yes"; else echo "$path no"; fi
 done >"$JOBOUTPUTS/writable"
 """
@@ -73,7 +74,7 @@ async def read_only_is_read_only(trial: Trial) -> None:
     for read_only, root in ((False, "yes"), (True, "no")):
         left = await trial.run(READ_ONLY, read_only=read_only)
         found = dict(line.split() for line in left.file("writable").decode().splitlines())
-        for path in ("/etc", "/root", "/usr"):
+        for path in ({"/root", "/usr"} & set(found)) | {"/etc"}:  # not every image has the first two
             expect(found.get(path) == root, f"read_only = {read_only}: {path} is writable: {found.get(path)}")
         for path in ("/tmp", "/var/spool/joboutputs"):  # noqa: S108  the machine's
             expect(found.get(path) == "yes", f"read_only = {read_only}: {path} is writable: {found.get(path)}")

@@ -49,11 +49,13 @@ def rule(mounts: Mounts) -> Iterator[Finding]:
     top = [row for row in mounts.rows if row.point == CVMFS]
     below = [row for row in mounts.rows if row.point.startswith(f"{CVMFS}/")]
     if not mounts.directory:
-        yield note("there is no /cvmfs on this host")
         if root and not root[-1].shared:
             yield note(
-                "`/` is not a shared mount: a /cvmfs made here would have to be shared itself", _share(bind=True)
+                "there is no /cvmfs on this host; `/` is not a shared mount, so one made here has to be shared itself",
+                f"mkdir /cvmfs && {_share(bind=True)}",
             )
+        else:
+            yield note("there is no /cvmfs on this host")
         return
     holder = (top or root)[-1] if top or root else None
     if holder and holder.shared:

@@ -50,6 +50,7 @@ async def privileges_cannot_be_gained(bench: Bench) -> None:
 async def user_ids_are_the_machines_own(bench: Bench) -> str:
     can = await bench.can()
     needs(can.user_namespace, can.absent.get("user_namespace", "user_namespace is not claimed"))
+    await _container(bench)
     script = "cat /proc/self/uid_map; echo --; cat /proc/self/gid_map; echo --; sleep 60"
     specs = [bench.shell(script, user_namespace=UserNamespace.REQUIRED) for _ in range(2)]
     for spec in specs:
@@ -83,14 +84,16 @@ async def network_bridge_is_its_own(bench: Bench) -> None:
     await _network(bench, Network.BRIDGE)
     said = await bench.inside("readlink /proc/self/ns/net; cat /proc/net/dev", network=Network.BRIDGE)
     expect(bool(_interfaces(said) - {"lo"}), f"there is no interface but lo: {said!r}")
-    expect(_host_network() not in said, "the machine is in the host's network namespace")
+    if (await bench.can()).isolation == "container":  # another kernel may give its namespaces the same numbers
+        expect(await _host_network(bench) not in said, "the machine is in the host's network namespace")
 
 
 @check("network host is the host's")
 async def network_host_is_the_hosts(bench: Bench) -> None:
     await _network(bench, Network.HOST)
     said = await bench.inside("readlink /proc/self/ns/net", network=Network.HOST)
-    expect(_host_network() in said, f"the machine is in {said.strip()}, the host in {_host_network()}")
+    host = await _host_network(bench)
+    expect(host in said, f"the machine is in {said.strip()}, the host in {host}")
 
 
 @check("nested containers, when asked for: user, mount and pid namespaces, a fresh /proc and FUSE")
@@ -169,7 +172,10 @@ def _interfaces(text: str) -> set[str]:
     return set(re.findall(r"^\s*([^\s:|]+):", text, flags=re.MULTILINE)) - {"net"}
 
 
-def _host_network() -> str:
+async def _host_network(bench: Bench) -> str:
+    """The network that `host` means: the engine's, which is ours unless somebody has put it elsewhere."""
+    if bench.context.host_network:
+        return await bench.context.host_network()
     return str(Path("/proc/self/ns/net").readlink())
 
 

@@ -128,7 +128,10 @@ async def images_are_ensured(bench: Bench) -> str:
 
 async def _binds(bench: Bench) -> None:
     can = await bench.can()
-    needs(Delivery.BIND in can.delivery, can.absent.get("delivery", "directories of the host cannot be bound"))
+    needs(
+        bool({Delivery.BIND, Delivery.VIRTIOFS} & can.delivery),
+        can.absent.get("delivery", "directories of the host cannot be bound"),
+    )
 
 
 async def _scratches(bench: Bench) -> None:

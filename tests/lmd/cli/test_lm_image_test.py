@@ -8,17 +8,21 @@ import subprocess
 from images.archive import ImageConfig, write_oci_archive
 
 
-def _image(lm, programs: list[str]) -> str:
-    """An archive with these programs of the host and the libraries that they need, and nothing else."""
+def _image(lm, programs: list[str], sh: str = "") -> str:
+    """An archive with these programs of the host and the libraries that they need, and nothing else; `sh` is a link
+    to one of them."""
     root = lm.home / "root"
     for name in ("bin", "etc", "tmp", "var", "proc", "sys", "dev", "run"):
         (root / name).mkdir(parents=True)
     for program in programs:
         found = shutil.which(program)
         shutil.copy(found, root / "bin" / program)
-        for library in re.findall(r"(/\S+) \(0x", subprocess.check_output(["ldd", found], text=True)):
+        needed = subprocess.run(["ldd", found], capture_output=True, text=True).stdout  # nothing for a static one
+        for library in re.findall(r"(/\S+) \(0x", needed):
             (root / library[1:]).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(library, root / library[1:])
+    if sh:
+        (root / "bin/sh").symlink_to(sh)
     write_oci_archive(root, lm.home / "image.tar", ImageConfig())
     return f"oci-archive:{lm.home}/image.tar"
 
@@ -41,6 +45,14 @@ def test_an_image_without_small_commands_is_told_by_their_names_and_not_tried(lm
     assert not [line for line in said if line.startswith(("lacks cat:", "lacks od:"))]
     assert any(line.startswith("lacks unshare: ") for line in said)
     assert "the suite was not run" in done.stderr
+
+
+def test_what_only_a_shell_has_built_in_is_lacking_for_programs_and_root_needs_no_home(lm) -> None:
+    done = lm("image", "test", _image(lm, ["busybox"], sh="busybox"), "--check", "read-only-is-read-only")
+    assert done.returncode == 0, done.stdout + done.stderr
+    lacks = {line.split(":")[0] for line in done.stdout.splitlines()}
+    what = {"unshare", "lm-payload", "curl or wget", "certificates", "/usr/bin/env", "/root"}
+    assert lacks >= {f"lacks {one}" for one in what}
 
 
 def test_an_image_without_a_shell_is_told(lm) -> None:

@@ -372,11 +372,25 @@ RAN = Tried(seconds=0.2, ids=65_536, nested=True)
         ([found(tried=Tried(ids=1, nested=True))], Level.WARNING, "single user id", "podman system migrate"),
         ([found(tried=Tried(ids=65_536))], Level.WARNING, "nested_containers does not work", ""),
         (
-            [found(tried=RAN), found("docker", Health.UNHEALTHY, "no answer within 20 s")],
+            [found(tried=RAN), found("docker", Health.UNHEALTHY, "no answer within 20 s", hung=True)],
             Level.WARNING,
             "docker does not work: no answer within 20 s (that is: the engine hangs)",
             "journalctl",
         ),
+        (
+            [found(tried=RAN), found("kvm", Health.UNHEALTHY, "Failed to connect socket to '/x': No such file")],
+            Level.NOTE,
+            "nobody answers at the engine's socket",
+            "systemctl enable --now virtqemud.socket",
+        ),
+        (
+            [found(tried=RAN), found("docker", Health.UNHEALTHY, "connection refused", configured=True)],
+            Level.PROBLEM,
+            "nobody answers at the engine's socket",
+            "systemctl enable --now docker",
+        ),
+        ([found(reason="machines are emulated", wanted=("vm",))], Level.WARNING, "machines are emulated", "apt-get"),
+        ([found(reason="machines are emulated")], Level.NOTE, "machines are emulated", "apt-get"),
         (
             [found(tried=RAN), found("docker", Health.MISSING, "x")],
             Level.NOTE,

@@ -1,0 +1,36 @@
+"""What this runtime can do on this host. Pure."""
+
+from runtimes.contract import Capabilities, Delivery, EndReason, ImageKind, Limit, Network
+
+DIRECT = frozenset({ImageKind.ROOT_DIRECTORY, ImageKind.INITRAMFS})
+"""Images that only a machine with a kernel of the caller's choice can start from."""
+DISKS = frozenset({ImageKind.DISK_QCOW2, ImageKind.DISK_RAW})
+
+
+def capabilities(architectures: frozenset[str], virtiofsd: bool) -> Capabilities:
+    """`virtiofsd`: whether the host has one, without which direct-boot machines cannot be told anything."""
+    absent = {
+        "devices": "devices of the host are not handed to virtual machines",
+        "before_start": "a virtual machine has no namespaces to enter; mount on the host, and hand that over",
+        "images": "" if virtiofsd else "no virtiofsd on this host: apt-get install qemu-system-common virtiofsd",
+        "networks": "the host's network cannot be a virtual machine's own",
+    }
+    return Capabilities(
+        isolation="vm",
+        images=DISKS | {ImageKind.BOOT_ISO} | (DIRECT if virtiofsd else frozenset()),
+        delivery=frozenset({Delivery.HTTP, Delivery.SEED} | ({Delivery.VIRTIOFS} if virtiofsd else set())),
+        limits=frozenset(Limit),
+        networks=frozenset({Network.BRIDGE, Network.LMD, Network.NONE}),
+        user_namespace=True,
+        nested_containers=True,
+        fuse=True,
+        read_only_root=virtiofsd,
+        scratch=virtiofsd,
+        boot=virtiofsd,
+        disks=True,
+        graphics=True,
+        placement=True,
+        architectures=architectures,
+        end_reasons=frozenset(EndReason),
+        absent={name: why for name, why in absent.items() if why},
+    )

@@ -1,0 +1,154 @@
+"""The steps of making and removing a machine: what is asked of libvirt, and what is done on the host. Blocking."""
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import libvirt
+
+from runtimes.contract import Conflict, Exhausted, Rejected, RuntimeFault, Spec, Unavailable
+from runtimes.kvm import disks, place
+from runtimes.kvm.engine import Gone
+from runtimes.kvm.listing import stamp
+from runtimes.kvm.place import Place
+
+Act = Callable[[libvirt.virDomain], object]
+VHOST_USER = (Path("/etc/qemu/vhost-user"), Path("/usr/share/qemu/vhost-user"))
+"""Where programs such as virtiofsd are described (QEMU's vhost-user.json), the administrator's word first."""
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+STOPPED = {0: "shutdown", 1: "destroyed", 2: "crashed", 3: "migrated", 4: "saved", 5: "failed", 6: "snapshot"}
+"""virDomainEventStoppedDetailType by the words that libvirt writes into QEMU's log."""
+UNDEFINE = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+FULL = (12, 28, 122)  # ENOMEM, ENOSPC, EDQUOT
+
+
+def host(connection: libvirt.virConnect) -> tuple[str, Path | None, frozenset[str]]:
+    """The versions of libvirt and QEMU, the host's virtiofsd, and the architectures of guests, by both their names."""
+    library, hypervisor = connection.getLibVersion(), connection.getVersion()
+    root = ET.fromstring(connection.getCapabilities())  # noqa: S314  libvirt's own
+    names = {arch.get("name", "") for arch in root.iterfind("guest[os_type='hvm']/arch")} - {""}
+    names &= set(ARCHITECTURES)
+    version = f"libvirt {_version(library)}, QEMU {_version(hypervisor)}"
+    return version, virtiofsd(VHOST_USER), frozenset(names | {ARCHITECTURES[name] for name in names})
+
+
+def virtiofsd(folders: tuple[Path, ...]) -> Path | None:
+    """The program that serves virtiofs, by the first description of one; None if there is none."""
+    for path in sorted((one for folder in folders for one in folder.glob("*.json")), key=lambda path: path.name):
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            words = json.loads(path.read_text())
+            program = Path(words["binary"])
+            if words["type"] == "fs" and program.is_file():
+                return program
+    return None
+
+
+def check(spec: Spec) -> None:
+    """Raise `Rejected` if the host lacks a file that the spec names, or its image is none."""
+    place.check(spec)
+    if spec.image.kind in disks.FORMATS:
+        disks.check_image(Path(spec.image.location), disks.FORMATS[spec.image.kind])
+
+
+def foreign(connection: libvirt.virConnect, machine_id: str) -> bool:
+    """True if a domain has this name and is not ours."""
+    try:
+        return not stamp(connection.lookupByName(machine_id))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return False
+        raise
+
+
+def taken(connection: libvirt.virConnect) -> set[int]:
+    """The first user ids of all our machines."""
+    uids = set()
+    for domain in connection.listAllDomains():
+        with suppress(libvirt.libvirtError):
+            uids.add(int(stamp(domain).get("uid", "0")))
+    return uids
+
+
+def define(connection: libvirt.virConnect, machine_id: str, xml: str) -> None:
+    """Make libvirt know the machine. Raises `Conflict` where one of this name is not ours."""
+    if foreign(connection, machine_id):
+        raise Conflict(f"machine {machine_id}: libvirt has a domain of this name that is not ours")
+    connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+
+
+def start(connection: libvirt.virConnect, machine_id: str) -> None:
+    """Start it, unless somebody else has."""
+    domain = connection.lookupByName(machine_id)
+    try:
+        domain.create()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID or not domain.isActive():
+            raise
+
+
+def prepare(spec: Spec, where: Place, first_uid: int, program: Path | None) -> None:
+    """Make all files of the machine."""
+    where.prepare(spec, first_uid, program or Path("/nonexistent"))
+    if spec.image.kind in disks.FORMATS:
+        disks.overlay(where.file("root.qcow2"), Path(spec.image.location), disks.FORMATS[spec.image.kind])
+    if spec.disk_bytes:
+        disks.empty(where.file("disk.raw"), spec.disk_bytes, file_system=spec.boot is not None)
+
+
+def asked(connection: libvirt.virConnect, machine_id: str, act: Act) -> None:
+    """Do `act` with a domain of ours. What has ended meanwhile cannot be asked, and that is well."""
+    domain = connection.lookupByName(machine_id)
+    if not stamp(domain):
+        return
+    try:
+        act(domain)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+            raise
+
+
+def undefine(domain: libvirt.virDomain) -> None:
+    """Make libvirt forget a domain that is off."""
+    domain.undefineFlags(UNDEFINE)
+
+
+def clear(where: Place, logs: Path) -> None:
+    """Remove the machine's files, and what libvirt leaves of it among its logs. Raises OSError."""
+    where.remove()
+    name = where.machine_id
+    for pattern in (f"{name}.log", f"{name}.log.[0-9]*", f"{name}-fs[0-9]*-virtiofsd.log*"):
+        for log in logs.glob(pattern):
+            log.unlink(missing_ok=True)
+
+
+def note_end(where: Place, event: int, detail: int) -> None:
+    """Keep the reason that comes with the event of an end."""
+    crashed = event == libvirt.VIR_DOMAIN_EVENT_CRASHED
+    where.note_event("crashed" if crashed else STOPPED.get(detail, ""))
+
+
+def fault(machine_id: str, error: Exception) -> RuntimeFault:
+    """The contract's error for whatever came up."""
+    if isinstance(error, RuntimeFault):
+        return error
+    if isinstance(error, Gone):
+        return Unavailable(f"machine {machine_id} vanished while it was started")
+    if isinstance(error, OSError):
+        kind = Exhausted if error.errno in FULL else Rejected
+        return kind(f"machine {machine_id}: {error.filename or 'its files'}: {error.strerror or error}")
+    return Unavailable(f"machine {machine_id}: {error!r}")
+
+
+def remedy(uri: str) -> str:
+    """The line to type when libvirt does not answer."""
+    if Path("/usr/sbin/virtqemud").exists() and not Path("/usr/sbin/libvirtd").exists():
+        return "systemctl start virtqemud.socket virtlogd.socket"
+    if not Path("/usr/sbin/libvirtd").exists():
+        return "apt-get install libvirt-daemon-system qemu-system-x86 qemu-utils"
+    return "systemctl start libvirtd virtlogd" if uri.startswith("qemu:///system") else f"virsh -c {uri} version"
+
+
+def _version(number: int) -> str:
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
