@@ -26,9 +26,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
 )
-app.command("pull", epilog=image_store.PULL_EPILOG)(image_store.pull)
-app.command("test", epilog=image_trial.EPILOG)(image_trial.test)
-app.command("prune", epilog=image_store.PRUNE_EPILOG)(image_store.prune)
 
 
 class Form(StrEnum):
@@ -131,6 +128,11 @@ def list_images(as_json: Annotated[bool, typer.Option("--json", help="The tables
     )
     for problem in store.problems:
         tell(problem)
+
+
+app.command("pull", epilog=image_store.PULL_EPILOG)(image_store.pull)
+app.command("test", epilog=image_trial.EPILOG)(image_trial.test)
+app.command("prune", epilog=image_store.PRUNE_EPILOG)(image_store.prune)
 
 
 def _tables(images: list[dict[str, Any]], recipes: list[dict[str, Any]]) -> None:
