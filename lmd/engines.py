@@ -55,7 +55,7 @@ async def opened(name: str, config: Config, places: Places) -> AsyncIterator[Run
 async def chosen(machinetype: MachineType, config: Config, places: Places) -> AsyncIterator[tuple[Runtime, Probe]]:
     """The runtime that the type names, or the first of `AUTO` that is healthy. Raises `NoRuntime` with each one's
     reason."""
-    names = _fitting(machinetype) if machinetype.runtime == "auto" else (machinetype.runtime,)
+    names = fitting(machinetype)
     reasons = []
     for name in names:
         async with opened(name, config, places) as runtime:
@@ -72,7 +72,10 @@ async def chosen(machinetype: MachineType, config: Config, places: Places) -> As
     raise NoRuntime(f"machinetype {machinetype.name}: " + "; ".join(reasons))
 
 
-def _fitting(machinetype: MachineType) -> tuple[str, ...]:
+def fitting(machinetype: MachineType) -> tuple[str, ...]:
+    """The runtimes that may run a type: the one that it names, or those of `AUTO` that make what its isolation says."""
+    if machinetype.runtime != "auto":
+        return (machinetype.runtime,)
     return tuple(name for name in AUTO if virtual.RUNTIMES.get(name) == machinetype.isolation)
 
 
