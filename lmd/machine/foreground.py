@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,10 @@ from lmd.machine.conditions import conditions
 from lmd.machine.image import BUILT, NoImage, image_of
 from lmd.machine.prepare import CannotPrepare, finish, prepare
 from lmd.machine.rules import Terms
-from lmd.machine.spec import Plan
+from lmd.machine.spec import Plan, needed
 from lmd.machine.supervise import Clock, Ended, Supervisor
 from lmd.places import Places
-from runtimes.contract import Image, ImageKind, Images, Reclaims, Runtime, RuntimeFault, Seen, Spec, unmet
+from runtimes.contract import Image, ImageKind, Images, Reclaims, Runtime, RuntimeFault, Seen, Spec
 
 HOLD = ("/bin/sh", "-c", "trap 'exit 0' TERM INT; while sleep 1; do :; done")
 """What runs in a machine whose author asked for a shell: nothing, until it is told to end."""
@@ -79,6 +79,7 @@ class Summary:
     id: str
     machinetype: str
     runtime: str
+    runtime_reason: str = ""
     image: str
     image_digest: str | None
     processors: int
@@ -135,23 +136,24 @@ async def _run(
     async with AsyncExitStack() as stack:
         try:
             image = await image_of(type_, places, voice.tell)
-            runtime, probe = await stack.enter_async_context(engines.chosen(type_, config, places))
+            plan = _plan(request, image)
+            found = await stack.enter_async_context(engines.chosen(type_, config, places, needed(plan)))
         except (NoImage, engines.NoRuntime, ConfigError, ImageError) as error:
             raise CannotRun(str(error)) from error
-        plan = _plan(request, image)
+        runtime, can = found.runtime, found.probe.capabilities
         directory = Directory(places.machines / plan.id)
         try:
             plan = await connection.joined(plan, directory, places, config)
             spec = await asyncio.to_thread(_prepared, plan, directory, runtime.name)
         except (CannotPrepare, connection.NetworkFault) as error:
             raise CannotRun(str(error)) from error
-        if probe.capabilities and (lacking := unmet(spec, probe.capabilities)):
-            directory.remove()
-            raise CannotRun(f"machinetype {type_.name}: {runtime.name} on this host lacks {'; '.join(lacking)}")
-        if probe.capabilities and (soft := spec.limits.asked() - probe.capabilities.limits):
-            reason = probe.capabilities.absent.get("limits", "")
+        if can and (soft := spec.limits.asked() - can.limits):
+            reason = can.absent.get("limits", "")
             voice.tell(f"not enforced on this host: {', '.join(sorted(soft))}" + (f" ({reason})" if reason else ""))
-        return await _life(request, plan, spec, runtime, directory, voice, joined, interrupts)
+        if found.why:
+            voice.tell(f"runtime {found.why}")
+        summary = await _life(request, plan, spec, runtime, directory, voice, joined, interrupts)
+        return replace(summary, runtime_reason=found.why or f"the machinetype names {runtime.name}")
 
 
 def _plan(request: Request, image: Image) -> Plan:

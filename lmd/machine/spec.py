@@ -1,7 +1,7 @@
 """A machinetype and its place on this host as the spec that a runtime gets. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from lmd.config.models import MachineType
@@ -97,6 +97,14 @@ def spec(plan: Plan, directory: Directory, places: Mapping[str, PurePosixPath], 
         console_bytes=type_.console_bytes,
         lifetime_seconds=int(given.shutdown_time - given.started) + given.grace + LIFETIME_MARGIN,
     )
+
+
+def needed(plan: Plan) -> Spec:
+    """What a runtime would be asked for this plan, before anything is made for it: to choose the runtime by."""
+    nowhere = Directory(Path("/nowhere"))
+    made = spec(plan, nowhere, dict(PLACES), [nowhere.path] * len(plan.machinetype.secret_files))
+    nic = Nic(address="", prefix=0, gateway="", mac="", port="", bridge="")
+    return replace(made, nic=made.nic or (nic if made.network is Network.LMD else None))
 
 
 def seeded(type_: MachineType) -> bool:
