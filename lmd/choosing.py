@@ -30,14 +30,14 @@ class Offer:
         return f"{self.name} is {self.probe.health}: {self.probe.reason}{remedy}"
 
 
-def offer(name: str, probe: Probe, wanted: Spec, isolation: str) -> Offer:
-    """What the runtime's capabilities are worth for `wanted`, a machine that is kept apart by `isolation`."""
+def offer(name: str, probe: Probe, wanted: Spec | None, isolation: str) -> Offer:
+    """What the capabilities are worth for `wanted` (None: whatever the runtime can make), kept apart by `isolation`."""
     can = probe.capabilities
     if probe.health is not Health.HEALTHY or can is None:
         return Offer(name, probe)
     if can.isolation != isolation:
         return Offer(name, probe, (f'isolation "{isolation}" (its machines are of "{can.isolation}")',))
-    return Offer(name, probe, tuple(unmet(wanted, can)))
+    return Offer(name, probe, tuple(unmet(wanted, can)) if wanted else ())
 
 
 def why(chosen: Offer, before: Sequence[Offer]) -> str:

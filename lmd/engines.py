@@ -62,12 +62,12 @@ class Found:
 
 
 @asynccontextmanager
-async def chosen(machinetype: MachineType, config: Config, places: Places, wanted: Spec) -> AsyncIterator[Found]:
+async def chosen(machinetype: MachineType, config: Config, places: Places, wanted: Spec | None) -> AsyncIterator[Found]:
     """The runtime that the type names, or the first of `AUTO` that works and has what `wanted` needs.
 
     Raises `NoRuntime` with each one's reason.
     """
-    names = _fitting(machinetype) if machinetype.runtime == "auto" else (machinetype.runtime,)
+    names = fitting(machinetype)
     passed: list[Offer] = []
     for name in names:
         async with opened(name, config, places) as runtime:
@@ -79,7 +79,10 @@ async def chosen(machinetype: MachineType, config: Config, places: Places, wante
     raise NoRuntime(f"machinetype {machinetype.name}: " + "; ".join(one.problem for one in passed))
 
 
-def _fitting(machinetype: MachineType) -> tuple[str, ...]:
+def fitting(machinetype: MachineType) -> tuple[str, ...]:
+    """The runtimes that may run a type: the one that it names, or those of `AUTO` that make what its isolation says."""
+    if machinetype.runtime != "auto":
+        return (machinetype.runtime,)
     return tuple(name for name in AUTO if virtual.RUNTIMES.get(name) == machinetype.isolation)
 
 

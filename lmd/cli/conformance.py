@@ -43,7 +43,7 @@ Exit codes: 0 all passed, or are not applicable; 1 a check failed; 2 wrong usage
 )
 def conformance(
     runtime: Annotated[
-        str | None, typer.Argument(metavar="[RUNTIME]", help="Default: every runtime that is healthy here.")
+        str | None, typer.Argument(metavar="RUNTIME", help="Default: every runtime that is healthy here.")
     ] = None,
     contract: Annotated[bool, typer.Option("--contract", help="Only what the engine has to do for lmd.")] = False,
     environment: Annotated[bool, typer.Option("--environment", help="Only what a machine has to see and do.")] = False,

@@ -40,7 +40,7 @@ def doctor(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TYPE|FILE.toml|IMAGE]", help="Only what machines of this type need; default: the whole host."
+            metavar="TYPE|FILE.toml|IMAGE", help="Only what machines of this type need; default: the whole host."
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Only ask engines, make no machine to try them.")] = False,

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from lmd.cli import helping
+
 COMMANDS = {
     "run": ("lmd.cli.run", "Run one machine in the foreground, from a type, a file or an image."),
     "ps": ("lmd.cli.ps", "List the machines of this host."),
@@ -21,9 +23,10 @@ COMMANDS = {
     "warnings": ("lmd.cli.warnings", "List what the daemon warns of; acknowledge it."),
     "drain": ("lmd.cli.drain", "Have the daemon start nothing more; wait until all has ended."),
     "undrain": ("lmd.cli.undrain", "Have the daemon start machines again."),
-    "image": ("lmd.cli.image", "Build, pull, list and prune images to start from."),
+    "image": ("lmd.cli.image", "Build, pull, try, list and prune images to start from."),
     "config": ("lmd.cli.config", "Check, show and describe the configuration."),
     "doctor": ("lmd.cli.doctor", "Say what works on this host, what does not, and what to type."),
+    "simulate": ("lmd.cli.simulate", "Show what a configuration would do, over simulated time."),
     "conformance": ("lmd.cli.conformance", "Try out whether a runtime of this host keeps its contract."),
 }
 """Name to module and a line of help; the module's `app` holds one command, or a group of them."""
@@ -39,11 +42,12 @@ class Commands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(COMMANDS[cmd_name][0])
-        return typer.main.get_command(module.app)
+        return helping.arranged(typer.main.get_command(module.app))
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        for title, rows in helping.sections({name: text for name, (_, text) in COMMANDS.items()}):
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
 
 app = typer.Typer(
@@ -53,7 +57,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Examples:  lm run examples/montecarlo.toml   |   lm ps   |   lm run --help",
+    epilog=helping.examples("Examples:  lm run examples/montecarlo.toml   |   lm ps   |   lm doctor"),
 )
 
 

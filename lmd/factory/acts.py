@@ -24,6 +24,8 @@ from lmd.machine import connection, saved
 from lmd.machine.prepare import CannotPrepare, finish, prepare
 from lmd.machine.spec import Plan
 from lmd.places import Places
+from lmd.repositories import handing
+from lmd.repositories.provider import NoRepositories
 from runtimes.contract import (
     Conflict,
     End,
@@ -79,10 +81,12 @@ class Acts:
         async with engine.creating:
             try:
                 plan = await connection.joined(plan, directory, self.places, self._config())
+                given = await handing.handed(plan.machinetype, plan.image, self._config(), self.places)
+                plan = replace(plan, repositories=given)
                 spec = await asyncio.to_thread(self._prepare, plan, directory, runtime)
                 if engine.probe and engine.probe.capabilities and (lacking := unmet(spec, engine.probe.capabilities)):
                     raise Rejected(f"{runtime} on this host lacks {'; '.join(lacking)}")
-            except (CannotPrepare, DirectoryError, Rejected, connection.NetworkFault) as error:
+            except (CannotPrepare, DirectoryError, Rejected, NoRepositories, connection.NetworkFault) as error:
                 await self._never(plan.id, error)
                 return
             row = self.ledger.rows.get(plan.id)
@@ -109,6 +113,8 @@ class Acts:
             await self._create(engine, spec)
 
     async def _create(self, engine: Watched, spec: Spec) -> None:
+        directory, config = self.directory(spec.id), self._config()
+        spec = handing.with_step(spec, directory, config, self.places)
         try:
             async with asyncio.timeout(CREATE_SECONDS):
                 seen = await engine.runtime.create(spec)
@@ -119,6 +125,7 @@ class Acts:
             self.ledger.events.add("create-unsure", spec.id, problem=str(fault) or "no answer in time")
             engine.look()  # whether it is there, only a listing can tell
             return
+        await handing.keep(seen, directory, config, self.places)
         self.note(seen)
         self.ledger.back_off(spec.machinetype, None)
         self.ledger.warnings.resolved(Kind.START, spec.machinetype)
@@ -213,8 +220,8 @@ class Acts:
         except (RuntimeFault, TimeoutError) as error:
             self.ledger.events.add("notice-failed", row.id, command=command[0], problem=str(error) or "no answer")
 
-    async def finish(self, row: Row, seen: Seen | None) -> None:
-        """Judge a machine that has ended or is gone; write that down; then let its engine forget it."""
+    async def finish(self, row: Row, seen: Seen | None, why: str = "") -> None:
+        """Judge a machine that has ended or, because of `why`, is gone; write that down; let its engine forget it."""
         if not row.live:
             return
         directory, engine = self.directory(row.id), self.engines[row.runtime]
@@ -223,10 +230,18 @@ class Acts:
         end = seen.end if seen else None
         if seen is not None and end is None:
             end = End(reason=EndReason.CRASHED, detail="it was made and never started")
-        outcome = await self._judged(row, seen, end, directory)
+        outcome = await asyncio.to_thread(_written, directory)
+        if outcome is None:
+            outcome = await self._judged(row, seen, end, directory)
+            if seen is None and outcome["decided"] == "engine":
+                outcome |= {"decided": "factory", "detail": why}
+                if not row.shown:
+                    outcome |= {"message": None, "code": None, "exit": 20, "exit_name": "cannot-start"}
         usage = engine.usage.get(row.id, row.usage)
         ended = replace(self._ended(row, outcome, cleaned=False), usage=usage)
         recorded = await self._record(directory, ended, outcome)
+        if recorded and seen is not None:
+            await asyncio.to_thread(_leave_message, directory, outcome)
         self.ledger.set(replace(ended, started=(seen.started if seen else None) or row.started))
         if not await self.ledger.flush() and not recorded:
             raise DirectoryError(f"machine {row.id}: its outcome can be written nowhere; it is kept until it can")
@@ -261,11 +276,7 @@ class Acts:
                 payload = joboutputs.read_small(directory.joboutputs, MESSAGE_FILE, MESSAGE_LIMIT)
             except Refused:
                 payload = None
-            outcome = judge(payload, end, row.conditions.outcome, why, lifetime=lifetime, fizzle=fizzle)
-            if outcome.message and outcome.decided != "payload" and directory.joboutputs.is_dir():
-                with suppress(OSError):
-                    joboutputs.leave(directory.joboutputs, MESSAGE_FILE, f"{outcome.message}\n".encode())
-            return outcome
+            return judge(payload, end, row.conditions.outcome, why, lifetime=lifetime, fizzle=fizzle)
 
         outcome = await asyncio.to_thread(work)
         return {
@@ -302,6 +313,7 @@ class Acts:
         """Let the engine forget a machine that is written down; nothing remains but its directory."""
         async with asyncio.timeout(ACT_SECONDS):
             await self.engines[runtime].runtime.destroy(name)
+        await asyncio.to_thread(handing.end_clients, self.directory(name))
         self.ledger.warnings.resolved(Kind.WILL_NOT_DIE, name)
         row = self.ledger.rows.get(name)
         if row is not None and row.runtime == runtime and not row.live:
@@ -312,7 +324,26 @@ class Acts:
 
     def _prepare(self, plan: Plan, directory: Directory, runtime: str) -> Spec:
         lmd = f"lmd {version('lmd')}"
-        return prepare(plan, directory, runtime=runtime, host=os.uname().nodename, version=lmd, supervisor=None)
+        made = prepare(plan, directory, runtime=runtime, host=os.uname().nodename, version=lmd, supervisor=None)
+        handing.note(plan.repositories, directory)
+        return made
+
+
+def _written(directory: Directory) -> dict[str, Any] | None:
+    """The outcome that was written down before a crash: it stands, and is not judged again."""
+    try:
+        told = (directory.load().outcome or {}).get("outcome")
+    except DirectoryError:
+        return None
+    return dict(told) if isinstance(told, Mapping) else None
+
+
+def _leave_message(directory: Directory, outcome: Mapping[str, Any]) -> None:
+    """Put our message where the payload's would be; only after the outcome is written, so that it is never taken for
+    the payload's own."""
+    if outcome["message"] and outcome["decided"] != "payload" and directory.joboutputs.is_dir():
+        with suppress(OSError):
+            joboutputs.leave(directory.joboutputs, MESSAGE_FILE, f"{outcome['message']}\n".encode())
 
 
 def _summary(row: Row, outcome: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,8 +51,7 @@ def machine(row: Row, clocks: Clocks, boot_id: str, types: Iterable[str]) -> fac
 def _excused(row: Row) -> bool:
     """An end that says nothing about the type: ours, the host's, or of a machine that never was."""
     outcome = row.outcome or {}
-    gone = outcome.get("decided") == "engine" and outcome.get("reason") is None
-    return (row.why is not None and row.why[0] in EXCUSED) or outcome.get("decided") == "factory" or gone
+    return (row.why is not None and row.why[0] in EXCUSED) or outcome.get("decided") == "factory"
 
 
 def other(seen: Seen) -> facts.Machine | None:

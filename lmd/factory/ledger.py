@@ -31,9 +31,11 @@ class Ledger:
         self._dirty: set[str] = set()
         self._dirty_keys: set[tuple[str, str]] = set()
         self._mending = asyncio.Lock()
+        self._unsettled = content.copied
         if content.damage:
             self.warnings.raised(Kind.STORE, "", "; ".join(content.damage))
-            self._dirty |= set(self.rows)
+        if content.damage or content.copied:
+            self._soil()
 
     @property
     def writable(self) -> bool:
@@ -115,6 +117,13 @@ class Ledger:
         """After a fault, or when the file has gone: open it anew and write everything into it."""
         async with self._mending:
             if self.fault is None and await self.store.intact():
+                if not self.store.in_place and await self.store.home():
+                    self._soil()
+                    self._unsettled = True
+                if self._unsettled and await self.flush() and self.store.in_place:
+                    await self.store.settled()
+                    self._unsettled = False
+                    self.warnings.resolved(Kind.STORE)
                 return
             if self.fault is None:
                 self.warnings.raised(Kind.STORE, "", f"{self.store.path}: was removed or replaced; it is written anew")
@@ -124,12 +133,16 @@ class Ledger:
                 self.fault = fault
                 return
             self.fault = None
-            self._dirty |= set(self.rows)
-            self._dirty_keys |= {("intent", key) for key in self.intents}
-            self._dirty_keys |= {("backoff", key) for key in self.backoffs}
-            self.warnings.changed |= {warning.key for warning in self.warnings.all()}
+            self._soil()
             if await self.flush() and self.store.in_place:
                 self.warnings.resolved(Kind.STORE)
+
+    def _soil(self) -> None:
+        """All has to be written."""
+        self._dirty |= set(self.rows)
+        self._dirty_keys |= {("intent", key) for key in self.intents}
+        self._dirty_keys |= {("backoff", key) for key in self.backoffs}
+        self.warnings.changed |= {warning.key for warning in self.warnings.all()}
 
     async def find(self, name: str) -> Row | None:
         """A machine's row, also one that is history only. Raises `StoreFault`."""

@@ -7,6 +7,7 @@ the machines with them.
 
 import asyncio
 import json
+import os
 import shutil
 import sqlite3
 import time
@@ -29,6 +30,7 @@ WANTED = """SELECT id, body FROM machine
     WHERE ended IS NULL OR ended > ? OR NOT json_valid(body) OR NOT json_extract(body, '$.cleaned')"""
 """What is held in memory: the living, those that still have to be cleaned up, and the ended of the last day."""
 KEPT_BROKEN = 3
+MAGIC = b"SQLite format 3\0"
 """How many moved-aside files are kept."""
 
 
@@ -50,7 +52,7 @@ class Content:
     backoffs: dict[str, dict[str, Any]] = field(default_factory=dict)
     seq: int = 0
     damage: list[str] = field(default_factory=list)
-    fresh: bool = False
+    copied: bool = False
 
 
 def saved(row: Row) -> Statement:
@@ -81,7 +83,7 @@ class Store:
         self.path, self._refuge = path, refuge
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._db: sqlite3.Connection | None = None
-        self._inode: tuple[int, int] | None = None
+        self._inode: tuple[int, int, bytes] | None = None
         self._at = path
         self._waiting: list[tuple[Sequence[Statement], asyncio.Future[None]]] = []
         self._writing = False
@@ -113,8 +115,16 @@ class Store:
         await self._run(self._again)
 
     async def intact(self) -> bool:
-        """False if somebody has removed or replaced the file under us."""
+        """False if somebody has removed, replaced or overwritten the file under us."""
         return await self._run(lambda: self._inode is not None and _inode(self._at) == self._inode)
+
+    async def home(self) -> bool:
+        """Leave the copy if its place can be written again; False if not. What is known has to be written anew then."""
+        return await self._run(self._home)
+
+    async def settled(self) -> None:
+        """All is written in place: a copy of before is of no use any more."""
+        await self._run(self._drop_copy)
 
     async def aclose(self) -> None:
         """Let go of the file."""
@@ -174,11 +184,12 @@ class Store:
 
     def _open(self) -> Content:
         content = Content()
-        for attempt in ("as it is", "made anew"):
+        for _ in ("as it is", "made anew"):
             try:
                 self._at = self.path
-                self._connect(content)
+                self._connect()
                 self._load(content)
+                self._overlay(content)
                 return content
             except _Unusable as why:
                 self._close()
@@ -190,7 +201,7 @@ class Store:
             except sqlite3.DatabaseError as error:
                 self._close()
                 content.damage.append(f"{self.path}: {error}; moved to {self._aside()}")
-            content = Content(damage=content.damage, fresh=attempt == "as it is")
+            content = Content(damage=content.damage)
         return self._retreat(content)
 
     def _retreat(self, content: Content) -> Content:
@@ -201,7 +212,7 @@ class Store:
                 self._at = at
                 if at.name != ":memory:":
                     self._copy(at)
-                self._connect(content)
+                self._connect()
                 self._load(content)
                 content.damage.append(f"working on a copy in {at}, which ends with this boot")
                 return content
@@ -210,6 +221,46 @@ class Store:
                 content.damage.append(f"{at}: {error}")
         raise StoreFault("no database at all can be opened, not even in memory")
 
+    def _overlay(self, content: Content) -> None:
+        """A copy that was worked on since knows better."""
+        at = self._refuge / self.path.name
+        if at == self.path or not at.exists():
+            return
+        newer = Content()
+        copy = Store(at, at.parent)
+        try:
+            copy._connect()
+            copy._load(newer)
+        except (sqlite3.Error, _Unusable, OSError):
+            return
+        finally:
+            copy._close()
+            copy._thread.shutdown()
+        content.rows |= newer.rows
+        content.intents, content.backoffs, content.warnings = newer.intents, newer.backoffs, newer.warnings
+        content.seq = max(content.seq, newer.seq)
+        content.copied = True
+
+    def _home(self) -> bool:
+        try:
+            with self.path.parent.joinpath(f".{self.path.name}.try").open("wb") as file:
+                file.write(b"x" * 65_536)
+            self.path.parent.joinpath(f".{self.path.name}.try").unlink()
+            self._again()
+        except (OSError, StoreFault):
+            if self._db is None:
+                self._at = self._refuge / self.path.name
+                with suppress(sqlite3.Error, _Unusable, OSError):
+                    self._connect()
+            return False
+        return True
+
+    def _drop_copy(self) -> None:
+        if self.in_place:
+            for suffix in ("", "-wal", "-shm"):
+                with suppress(OSError):
+                    (self._refuge / f"{self.path.name}{suffix}").unlink()
+
     def _copy(self, at: Path) -> None:
         at.parent.mkdir(parents=True, exist_ok=True)
         for suffix in ("", "-wal"):
@@ -217,7 +268,9 @@ class Store:
             with suppress(FileNotFoundError):
                 shutil.copyfile(self.path.with_name(self.path.name + suffix), at.with_name(at.name + suffix))
 
-    def _connect(self, content: Content) -> None:
+    def _connect(self) -> None:
+        if self._at.is_dir():
+            raise _Unusable("is a directory")
         there = self._at.exists() and self._at.stat().st_size > 0
         self._db = sqlite3.connect(self._at, timeout=5, isolation_level=None, check_same_thread=False)
         if self._at.name != ":memory:":
@@ -233,7 +286,6 @@ class Store:
         self._db.execute("PRAGMA cache_size = -1000")
         self._upgrade(version)
         self._inode = _inode(self._at)
-        content.fresh = content.fresh or not there
 
     def _upgrade(self, version: int) -> None:
         db = self._connected()
@@ -257,24 +309,23 @@ class Store:
             ("backoff", content.backoffs),
         ):
             for key, body in db.execute(f"SELECT * FROM {table}"):  # noqa: S608
-                with suppress(ValueError):
-                    into[key] = json.loads(body)
+                with suppress(ValueError, TypeError):
+                    into[key] = dict(json.loads(body))
         content.intents.pop("", None)
         content.seq = db.execute("SELECT coalesce(max(seq), 0) FROM event").fetchone()[0]
 
     def _again(self) -> None:
         self._close()
-        content = Content()
         self._at = self.path
         try:
             try:
-                self._connect(content)
+                self._connect()
             except (_Unusable, sqlite3.DatabaseError) as error:
                 if isinstance(error, sqlite3.OperationalError) and not _broken(error):
                     raise
                 self._close()
                 self._aside()
-                self._connect(content)
+                self._connect()
         except (_Unusable, sqlite3.Error, OSError) as error:
             self._close()
             raise StoreFault(f"{self.path}: {error}") from error
@@ -310,9 +361,11 @@ def _broken(error: sqlite3.OperationalError) -> bool:
     return "no such" in str(error) or "malformed" in str(error) or "no column" in str(error)
 
 
-def _inode(path: Path) -> tuple[int, int] | None:
+def _inode(path: Path) -> tuple[int, int, bytes] | None:
+    """Which file it is, and how it begins; None if it cannot be looked at."""
     try:
-        found = path.stat()
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            return found.st_dev, found.st_ino, file.read(len(MAGIC))
     except OSError:
         return None
-    return found.st_dev, found.st_ino

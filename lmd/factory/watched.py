@@ -19,7 +19,7 @@ REST_SECONDS = 10.0
 REST_SHARE = 200.0
 LONGEST_REST = 120.0
 GATHER_SECONDS = 0.01
-"""Events come in crowds: one listing for those of the next moment."""
+"""Events come in crowds: one listing for those of the next moment, longer where a listing takes longer."""
 USAGE_SECONDS = 60.0
 AT_A_TIME = 8
 """Creates that one engine is asked for at the same time."""
@@ -46,6 +46,7 @@ class Watched:
         self.complete = 0
         self._clocks, self._told, self._busy, self._wanted, self._rest = clocks, told, busy, wanted, rest
         self._wake = asyncio.Event()
+        self._missed: set[str] = set()
         self._cost = 0.0
         self._used = self._probed = float("-inf")
         self._tasks: list[asyncio.Task[None]] = []
@@ -73,6 +74,12 @@ class Watched:
         """Look again now."""
         self._wake.set()
 
+    def catch_up(self) -> None:
+        """Look again if something happened to a machine while it was acted on, and that is over."""
+        if self._missed and (over := self._missed - set(self._busy())):
+            self._missed -= over
+            self._wake.set()
+
     async def aclose(self) -> None:
         """Stop observing; machines go on."""
         for task in self._tasks:
@@ -95,7 +102,7 @@ class Watched:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._pause()):  # wait_for of Python 3.11 may swallow a cancellation
                     await self._wake.wait()
-            await asyncio.sleep(GATHER_SECONDS)
+            await asyncio.sleep(min(1.0, max(GATHER_SECONDS, self._cost)))
 
     def _pause(self) -> float:
         return min(LONGEST_REST, max(self._rest, REST_SHARE * self._cost))
@@ -144,7 +151,9 @@ class Watched:
             began = self._clocks.boot()
             with suppress(Exception):
                 async for name in self.runtime.watch():
-                    if name not in self._busy():
+                    if name in self._busy():
+                        self._missed.add(name)  # our own doing, perhaps: looked at when that is over
+                    else:
                         self._wake.set()
             pause = 1.0 if self._clocks.boot() - began > 60 else min(pause * 2, 30.0)
             await asyncio.sleep(pause)

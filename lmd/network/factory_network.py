@@ -4,9 +4,11 @@ The host has one, looked after under a lock, by whoever needs it: `lm run`, the 
 machines that want a place, and nothing that runs.
 """
 
+import errno
 import fcntl
 import os
 import secrets
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -35,6 +37,7 @@ class Settings:
     libvirt: str = "auto"
     uri: str = libvirt_network.URI
     offered: tuple[str, ...] = ()
+    hosts: Path = libvirt_network.HOSTS
 
 
 def join(run: Path, directory: Path, name: str, settings: Settings) -> Nic:
@@ -88,19 +91,18 @@ def _mend(run: Path, prefix6: IPv6Network | None, settings: Settings) -> bool:
             )
         by_libvirt = _libvirts(net, settings)
         if by_libvirt:
-            hosts = {place.mac: (str(place.address), name) for place, name in places.items()}
-            there = index(net, addresses.BRIDGE) is not None
-            _within(LIBVIRT_SECONDS, lambda: libvirt_network.ensure(prefix6, hosts, there, settings.uri))
+            libvirt_network.list_hosts(settings.hosts, places)
+            usable = index(net, addresses.BRIDGE) is not None and answers_dns()
+            _within(LIBVIRT_SECONDS, lambda: libvirt_network.ensure(prefix6, settings.hosts, usable, settings.uri))
         else:
             bridge.make(net)
-            bridge.forwarding(wanted)
         bridge.furnish(net, wanted)
+        bridge.forwarding(wanted)
         try:
-            firewall.load(firewall.rules(places, prefix6, nat=not by_libvirt, offered=settings.offered))
+            firewall.load(firewall.rules(places, prefix6, offered=settings.offered))
         except ValueError as error:
             raise NetworkFault(f"[network] services: {error}") from error
-        if not by_libvirt:
-            firewall.let_through()
+        firewall.let_through()
         bridge.reconnect(net)
     serve(run, prefix6)
     return by_libvirt
@@ -131,6 +133,16 @@ def _libvirts(net: object, settings: Settings) -> bool:
         return False
     bridge.remove(net)
     return True
+
+
+def answers_dns() -> bool:
+    """True if the network's dnsmasq is there: somebody has its address and port."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((str(addresses.GATEWAY), 53))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
 
 
 def _prefix(settings: Settings) -> IPv6Network | None:

@@ -45,10 +45,6 @@ def podman(oci_runtime: str):
     return ask
 
 
-def docker(fixture: str):
-    return lambda request, directory: probed("docker", request.getfixturevalue(fixture).options, directory)
-
-
 def rootless(request: pytest.FixtureRequest, directory: Path) -> Column:
     """With the devices as udev makes them."""
     user, poorer = request.getfixturevalue("ordinary_user"), request.getfixturevalue("poorer")
@@ -56,21 +52,24 @@ def rootless(request: pytest.FixtureRequest, directory: Path) -> Column:
     nodes = "; ".join(f"mknod -m 666 /mnt/{n} c {at}; mount --bind /mnt/{n} {path}" for n, path, at in devices)
     through = poorer(f"mount -t tmpfs none /mnt; {nodes}")
     done = user.run(str(user.python), *LM, "doctor", "--matrix", "--json", through=through)
-    [told] = json.loads(done.stdout)
+    [told] = [one for one in json.loads(done.stdout) if one["engine"].startswith("podman ")]
     return Column(told["engine"], told["can"], told["missing"])
 
 
-def kvm(request: pytest.FixtureRequest, directory: Path) -> Column:
-    return probed("kvm", request.getfixturevalue("libvirt_engine").options, directory)
+def of(name: str, fixture: str):
+    def ask(request: pytest.FixtureRequest, directory: Path) -> Column:
+        return probed(name, request.getfixturevalue(fixture).options, directory)
+
+    return ask
 
 
 ENGINES = {
     "Podman, crun": podman("crun"),
     "Podman, runc": podman("runc"),
     "Podman, rootless": rootless,
-    "Docker": docker("docker"),
-    "Docker, remapped": docker("remapped_docker"),
-    "KVM": kvm,
+    "Docker": of("docker", "docker"),
+    "Docker, remapped": of("docker", "remapped_docker"),
+    "KVM": of("kvm", "libvirt_engine"),
 }
 """The columns: a title, and how to ask a private engine of this kind."""
 

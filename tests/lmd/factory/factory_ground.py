@@ -13,9 +13,9 @@ from typing import Any
 
 from lmd.cli.asking import Daemon, NoDaemon
 from lmd.config.models import Config, MachineType, Settings
-from lmd.factory.factory import Factory, Host, loaded
+from lmd.factory.factory import Factory, Host
 from lmd.factory.rows import Phase, Row
-from lmd.places import Places
+from lmd.places import PlaceError, Places
 from runtimes.contract import Settings as RuntimeSettings
 from runtimes.contract import State
 from runtimes.fake import Fake, FakeEngine
@@ -62,25 +62,26 @@ def config(*types: MachineType, total: object = 4, **settings: Any) -> Config:
 class Site:
     """The directories and the engine of one factory; any number of daemons can live on them, one after the other."""
 
-    def __init__(self, directory: Path) -> None:
-        self.places = Places(directory / "state", directory / "run", directory / "cache").make()
+    def __init__(self, directory: Path, *, engine: Path | None = None, run: Path | None = None) -> None:
+        self.places = Places(directory / "state", run or directory / "run", directory / "cache")
+        with suppress(PlaceError):
+            self.places.make()
         self.clocks = SetClocks()
         self.environment = {"LMD_FAKE": "1"}
         self.events: list[Any] = []
+        self.engine_at = engine or self.places.state
         made = RuntimeSettings(
-            state_dir=self.places.state, run_dir=self.places.run, cache_dir=self.places.cache, options={}
+            state_dir=self.engine_at, run_dir=self.places.run, cache_dir=self.places.cache, options={}
         )
         self.settings = made
         self.engine: FakeEngine = Fake(made).engine
 
     @property
     def host(self) -> Host:
-        only_fake = loaded(self.places)
-
         def load(name: str, configured: Config) -> Any:
             if name != "fake":
                 raise LookupError(f"no runtime {name} in this test")
-            return only_fake(name, configured)
+            return Fake(self.settings)
 
         return Host(self.places, self.clocks, self.environment, load, self.events.append)
 
