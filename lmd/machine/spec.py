@@ -115,6 +115,7 @@ def spec(plan: Plan, directory: Directory, places: Mapping[str, PurePosixPath], 
         architecture=type_.architecture,
         user=type_.user or ("0:0" if type_.runs_user_data else None),
         console_bytes=type_.console_bytes,
+        idle=type_.machine_class == "idle",
         lifetime_seconds=int(given.shutdown_time - given.started) + given.grace + LIFETIME_MARGIN,
     )
     return made if plan.start is None else _virtual(made, plan, plan.start)
