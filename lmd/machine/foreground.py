@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,11 @@ from lmd.machine.image import BUILT, NoImage
 from lmd.machine.material import Material, material_of
 from lmd.machine.prepare import CannotPrepare, finish, prepare
 from lmd.machine.rules import Terms
-from lmd.machine.spec import Plan
+from lmd.machine.spec import Plan, needed
 from lmd.machine.supervise import Clock, Ended, Supervisor
 from lmd.places import Places
+from lmd.repositories import handing
+from lmd.repositories.provider import NoRepositories
 from runtimes.contract import ImageKind, Images, Reclaims, Runtime, RuntimeFault, Seen, Spec, unmet
 
 HOLD = ("/bin/sh", "-c", "trap 'exit 0' TERM INT; while sleep 1; do :; done")
@@ -80,6 +82,7 @@ class Summary:
     id: str
     machinetype: str
     runtime: str
+    runtime_reason: str = ""
     image: str
     image_digest: str | None
     processors: int
@@ -130,29 +133,43 @@ async def run(request: Request, places: Places, voice: Voice, joined: Joined | N
 async def _run(
     request: Request, places: Places, voice: Voice, joined: Joined | None, interrupts: "_Interrupts"
 ) -> Summary:
+    try:
+        request = replace(request, chosen=await handing.at_hand(request.chosen, places))
+    except NoRepositories as error:
+        raise CannotRun(str(error)) from error
     config, type_ = request.chosen.config, request.chosen.machinetype
     if problems := check_files(config, type_.name) if not type_.root_image.startswith(BUILT) else ():
         raise CannotRun("\n".join(str(problem) for problem in problems))
     async with AsyncExitStack() as stack:
         try:
-            runtime, probe = await stack.enter_async_context(engines.chosen(type_, config, places))
+            found = await stack.enter_async_context(engines.chosen(type_, config, places, needed(type_)))
             material = await material_of(type_, config, places, voice.tell)
         except (NoImage, engines.NoRuntime, ConfigError, ImageError) as error:
             raise CannotRun(str(error)) from error
         plan = _plan(request, material)
+        runtime, can = found.runtime, found.probe.capabilities
         directory = Directory(places.machines / plan.id)
         try:
             plan = await connection.joined(plan, directory, places, config)
+            plan = replace(plan, repositories=await handing.handed(type_, plan.image, config, places))
             spec = await asyncio.to_thread(_prepared, plan, directory, runtime.name)
-        except (CannotPrepare, connection.NetworkFault) as error:
+            spec = handing.with_step(spec, directory, config, places)
+        except (CannotPrepare, NoRepositories, connection.NetworkFault) as error:
             raise CannotRun(str(error)) from error
-        if probe.capabilities and (lacking := unmet(spec, probe.capabilities)):
+        if can and (lacking := unmet(spec, can)):
             directory.remove()
             raise CannotRun(f"machinetype {type_.name}: {runtime.name} on this host lacks {'; '.join(lacking)}")
-        if probe.capabilities and (soft := spec.limits.asked() - probe.capabilities.limits):
-            reason = probe.capabilities.absent.get("limits", "")
+        if can and (soft := spec.limits.asked() - can.limits):
+            reason = can.absent.get("limits", "")
             voice.tell(f"not enforced on this host: {', '.join(sorted(soft))}" + (f" ({reason})" if reason else ""))
-        return await _life(request, plan, spec, runtime, directory, voice, joined, interrupts)
+
+        async def kept(seen: Seen) -> None:
+            await handing.keep(seen, directory, config, places)
+
+        if found.why:
+            voice.tell(f"runtime {found.why}")
+        summary = await _life(request, plan, spec, runtime, directory, voice, joined, kept, interrupts)
+        return replace(summary, runtime_reason=found.why or f"the machinetype names {runtime.name}")
 
 
 def _plan(request: Request, material: Material) -> Plan:
@@ -193,7 +210,9 @@ def _processors(asked: int | None, least: int, most: int, name: str) -> int:
 
 def _prepared(plan: Plan, directory: Directory, runtime: str) -> Spec:
     host = os.uname().nodename
-    return prepare(plan, directory, runtime=runtime, host=host, version=f"lmd {version('lmd')}", supervisor=os.getpid())
+    made = prepare(plan, directory, runtime=runtime, host=host, version=f"lmd {version('lmd')}", supervisor=os.getpid())
+    handing.note(plan.repositories, directory)
+    return made
 
 
 async def _life(
@@ -204,6 +223,7 @@ async def _life(
     directory: Directory,
     voice: Voice,
     joined: Joined | None,
+    kept: Callable[[Seen], Awaitable[None]],
     interrupts: "_Interrupts",
 ) -> Summary:
     clock = Clock(time.time())
@@ -225,6 +245,7 @@ async def _life(
         await asyncio.shield(_forget(runtime, plan.id, directory, voice))
         raise CannotRun(str(error) or "interrupted before the machine ran") from error
     interrupts.target = supervisor.interrupt  # with no await before: from here on the machine is told
+    await kept(seen)
     voice.tell(f"machine {plan.id} runs on {runtime.name} with {plan.allocation.processors} processor(s)")
     if request.show_features:
         _tell_features(plan, voice)
@@ -357,6 +378,7 @@ async def destroyed(runtime: Runtime, name: str, directory: Directory) -> None:
     await runtime.destroy(name)
     if isinstance(runtime, Reclaims) and directory.joboutputs.exists():
         await runtime.reclaim(directory.joboutputs)
+    await asyncio.to_thread(handing.end_clients, directory, os.getpid())
     await asyncio.to_thread(directory.remove)
 
 

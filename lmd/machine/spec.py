@@ -1,14 +1,16 @@
 """A machinetype and its place on this host as the spec that a runtime gets. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from lmd.config.files import image_kind
 from lmd.config.models import MachineType
 from lmd.environment import features
 from lmd.environment.directory import Directory
 from lmd.environment.features import Allocation
 from lmd.machine.start import Start, command, disk_bytes
+from lmd.repositories.handing import Handed
 from runtimes.contract import Image, ImageKind, Limits, Mount, Network, Nic, Placement, Spec, Tmpfs
 
 LIFETIME_MARGIN = 120
@@ -39,6 +41,7 @@ class Plan:
     allocation: Allocation
     command: tuple[str, ...] | None = None  # in place of the type's own
     detached: bool = False  # an operator has asked the daemon for it
+    repositories: Handed = field(default_factory=Handed)
     nic: Nic | None = None  # its place in the factory's own network
     start: Start | None = None  # of a virtual machine
     placement: Placement | None = None
@@ -90,8 +93,9 @@ def spec(plan: Plan, directory: Directory, places: Mapping[str, PurePosixPath], 
         entrypoint=entrypoint,
         args=args,
         environment=features.variables(type_.features_form, places) | features.twins(given) | dict(type_.environment),
-        mounts=_mounts(type_, directory, places, secrets),
-        tmpfs=tuple(Tmpfs(target=PurePosixPath(path), size_bytes=size) for path, size in type_.tmpfs.items()),
+        mounts=_mounts(type_, directory, places, secrets) + plan.repositories.mounts,
+        tmpfs=tuple(Tmpfs(target=PurePosixPath(path), size_bytes=size) for path, size in type_.tmpfs.items())
+        + (plan.repositories.tmpfs if type_.isolation == "container" else ()),
         scratch=tuple(PurePosixPath(path) for path in type_.tmp_binds),
         limits=Limits(
             processors=given.processors,
@@ -111,6 +115,7 @@ def spec(plan: Plan, directory: Directory, places: Mapping[str, PurePosixPath], 
         architecture=type_.architecture,
         user=type_.user or ("0:0" if type_.runs_user_data else None),
         console_bytes=type_.console_bytes,
+        idle=type_.machine_class == "idle",
         lifetime_seconds=int(given.shutdown_time - given.started) + given.grace + LIFETIME_MARGIN,
     )
     return made if plan.start is None else _virtual(made, plan, plan.start)
@@ -147,6 +152,36 @@ def _virtual(made: Spec, plan: Plan, start: Start) -> Spec:
 def _outer(limits: Limits) -> Limits:
     """Those that the host sets; a system of its own counts its processes and files itself."""
     return Limits(processors=limits.processors, memory_bytes=limits.memory_bytes)
+
+
+def needed(type_: MachineType) -> Spec | None:
+    """What a runtime would be asked for the smallest machine of a type, before anything is made for it: to choose the
+    runtime by. None for virtual machines, whose images are made to fit."""
+    if type_.isolation != "container":
+        return None
+    built = type_.root_image.startswith("lmd:")
+    kind, location = (ImageKind.OCI_ARCHIVE, "") if built else image_kind(type_.root_image)
+    plan = Plan(
+        id="needed",
+        owner="",
+        space="",
+        machinetype=type_,
+        image=Image(kind=kind, location=location),
+        allocation=Allocation(
+            job_id="needed",
+            processors=type_.min_processors,
+            memory_bytes=type_.mb_per_processor * type_.min_processors * 2**20,
+            started=0,
+            shutdown_time=type_.max_wallclock_seconds,
+            grace=0,
+            hs06_per_processor=None,
+            swap_bytes=0,
+        ),
+    )
+    nowhere = Directory(Path("/nowhere"))
+    made = spec(plan, nowhere, dict(PLACES), [nowhere.path] * len(type_.secret_files))
+    nic = Nic(address="", prefix=0, gateway="", mac="", port="", bridge="")
+    return replace(made, nic=nic if made.network is Network.LMD else None)
 
 
 def seeded(type_: MachineType) -> bool:
