@@ -5,7 +5,21 @@ from pathlib import Path
 import pytest
 
 from lmd.config.problems import Problem
-from lmd.doctor.checks import clock, configuration, devices, disk, groups, host, ids, limits, memory, mounts, network
+from lmd.doctor.checks import (
+    clock,
+    configuration,
+    containers_conf,
+    daemon,
+    devices,
+    disk,
+    groups,
+    host,
+    ids,
+    limits,
+    memory,
+    mounts,
+    network,
+)
 from lmd.doctor.checks import namespaces as spaces
 from lmd.doctor.finding import Finding, Level, Report
 from lmd.doctor.runtimes import Found, Runtimes
@@ -428,3 +442,42 @@ def test_runtimes(facts, level, sentence, remedy) -> None:
 @pytest.mark.parametrize(("level", "code"), [(Level.OK, 0), (Level.NOTE, 0), (Level.WARNING, 1), (Level.PROBLEM, 2)])
 def test_the_worst_finding_makes_the_exit_code(level: Level, code: int) -> None:
     assert Report([Finding(Level.OK, "a"), Finding(level, "b")]).exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("facts", "level", "words"),
+    [
+        (daemon.Daemon(False), Level.NOTE, "no daemon runs"),
+        (daemon.Daemon(True), Level.OK, "the daemon answers"),
+        (daemon.Daemon(True, "the daemon at /x does not answer"), Level.PROBLEM, "does not answer"),
+        (daemon.Daemon(True, warnings=["docker does not answer"]), Level.WARNING, "warns: docker does not answer"),
+    ],
+)
+def test_the_daemon(facts, level, words) -> None:
+    found = worst(daemon.rule(facts))
+    assert (found.level, words in found.sentence) == (level, True), found
+
+
+CONF = Path("/etc/containers/containers.conf")
+
+
+@pytest.mark.parametrize(
+    ("facts", "level", "words"),
+    [
+        (containers_conf.Conf(path=CONF, engine={"exit_command_delay": 1}), Level.OK, "is read by Podman"),
+        (containers_conf.Conf(path=CONF), Level.NOTE, "sets no exit_command_delay"),
+        (containers_conf.Conf(path=CONF, wrong="line 3"), Level.WARNING, "cannot be read"),
+        (
+            containers_conf.Conf(path=CONF, engine={"cgroup_manager": "systemd"}, systemd=False),
+            Level.WARNING,
+            "systemd does not run here",
+        ),
+    ],
+)
+def test_containers_conf(facts, level, words) -> None:
+    found = worst(containers_conf.rule(facts))
+    assert (found.level, words in found.sentence) == (level, True), found
+
+
+def test_no_containers_conf_is_nothing_to_say() -> None:
+    assert list(containers_conf.rule(containers_conf.Conf())) == []
