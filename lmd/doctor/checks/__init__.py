@@ -17,6 +17,7 @@ from lmd.doctor.checks import (
     mounts,
     namespaces,
     network,
+    repositories,
 )
 
 CHECKS: tuple[Check[Any], ...] = (
@@ -28,6 +29,7 @@ CHECKS: tuple[Check[Any], ...] = (
     namespaces.NAMESPACES,
     namespaces.SECURITY,
     mounts.CHECK,
+    repositories.CHECK,
     devices.CHECK,
     network.CHECK,
     disk.CHECK,
