@@ -81,6 +81,11 @@ def _mount(by: "Provider", name: str) -> Mount:
             by.root.mkdir(mode=0o755, parents=True, exist_ok=True)
             return Mount(source=by.root, target=ROOT, propagate=shared(by.root))
         where = by.ensure(name, os.getpid())
+        if by.name == "embedded" and os.geteuid() != 0 and not shared(where.parent):
+            raise NoRepositories(
+                f"CernVM-FS repository {name}: mounted, and rootless engines have mount namespaces of their own that do"
+                ' not see it, as / is not a shared mount here: set cvmfs.where = "machine", or: mount --make-rshared /'
+            )
     except (CvmfsError, OSError) as error:
         raise NoRepositories(f"CernVM-FS repository {name}: {error}") from error
     return Mount(source=where, target=ROOT / name, propagate=shared(where))
