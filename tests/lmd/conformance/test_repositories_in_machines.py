@@ -11,8 +11,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))
 
 from lm_repositories import NAME, published, served, stand_in
 
-from lmd.config.models import Cvmfs, Policy
-from lmd.conformance import WITH_REPOSITORY, Check, Ground, Outcome, run_one
+from lmd.config.models import Config, Cvmfs, Policy
+from lmd.conformance import WITH_REPOSITORY, Check, Ground, Outcome, prepare, run_one
+from lmd.places import Places
+from runtimes.contract import Image
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,24 @@ async def test_podman_s_machines_see_what_their_types_name(
 ) -> None:
     result = await run_one(check, with_repository(ground, repository, "embedded"))
     assert result.outcome is Outcome.PASSED, result.reason
+
+
+@pytest.mark.parametrize("name", ["docker", "remapped_docker"])
+async def test_docker_s_machines_mount_them_inside(
+    name: str, repository: tuple[str, Path], lm_image: Image, request: pytest.FixtureRequest
+) -> None:
+    ground = await ground_on(request.getfixturevalue(name), lm_image)
+    (check,) = [check for check in WITH_REPOSITORY if check.name == "repositories-inside-are-seen"]
+    result = await run_one(check, with_repository(ground, repository, "embedded"))
+    assert result.outcome is Outcome.PASSED, result.reason
+
+
+async def ground_on(engine, image: Image) -> Ground:
+    home = engine.directory / "lm-cvmfs"
+    places = Places(home / "state", home / "run", home / "cache").make()
+    directory = places.run / "conformance"
+    directory.mkdir(mode=0o711)
+    return await prepare("docker", Config(runtimes={"docker": engine.options}), places, image, directory)
 
 
 async def test_the_distributions_client_serves_inside_machines(
