@@ -14,6 +14,7 @@ COMMANDS = {
     "ps": ("lmd.cli.ps", "List the machines of this host."),
     "show": ("lmd.cli.show", "Show all that is known of one machine."),
     "logs": ("lmd.cli.logs", "Print what a machine wrote to its console."),
+    "console": ("lmd.cli.console", "Join the console of a virtual machine."),
     "exec": ("lmd.cli.execute", "Run a command in a machine."),
     "shell": ("lmd.cli.shell", "Open a shell in a machine."),
     "stop": ("lmd.cli.stop", "Ask a machine to end, wait, then end it."),

@@ -105,12 +105,15 @@ def _metadata(root: ET.Element, domain: Domain) -> None:
 def _memory(root: ET.Element, domain: Domain) -> None:
     for name in ("memory", "currentMemory"):
         _text(root, name, str(domain.memory_bytes // 1024), unit="KiB")
-    backing = ET.SubElement(root, "memoryBacking")
+    backing = ET.Element("memoryBacking")
     if domain.placement.hugepage_bytes:
         pages = ET.SubElement(backing, "hugepages")
         ET.SubElement(pages, "page", size=str(domain.placement.hugepage_bytes // 1024), unit="KiB")
-    ET.SubElement(backing, "source", type="memfd")
-    ET.SubElement(backing, "access", mode="shared")  # virtiofsd reads and writes the guest's memory
+    if domain.share:  # virtiofsd reads and writes the guest's memory
+        ET.SubElement(backing, "source", type="memfd")
+        ET.SubElement(backing, "access", mode="shared")
+    if len(backing):
+        root.append(backing)
     if domain.placement.numa_node is not None:
         tune = ET.SubElement(root, "numatune")
         ET.SubElement(tune, "memory", mode="strict", nodeset=str(domain.placement.numa_node))

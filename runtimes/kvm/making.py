@@ -75,7 +75,7 @@ def define(connection: libvirt.virConnect, machine_id: str, xml: str) -> None:
     """Make libvirt know the machine. Raises `Conflict` where one of this name is not ours."""
     if foreign(connection, machine_id):
         raise Conflict(f"machine {machine_id}: libvirt has a domain of this name that is not ours")
-    connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+    connection.defineXML(xml)
 
 
 def start(connection: libvirt.virConnect, machine_id: str) -> None:

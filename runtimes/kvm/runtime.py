@@ -189,10 +189,12 @@ class Kvm:
             follower.close()
 
     async def terminal(self, machine_id: str) -> Sequence[str]:
-        """virsh at the machine's first serial port."""
-        if not await self._runs(machine_id):
+        """virsh at what the payload writes to, or at the first serial port of a guest that brings its own system."""
+        there = await self._find(machine_id)
+        if there is None or not there.active:
             raise Rejected(f"machine {machine_id} does not run")
-        return ["virsh", "--connect", self._engine.uri, "console", machine_id]
+        device = "console1" if there.stamp.get("direct") == "yes" else "serial0"
+        return ["virsh", "--connect", self._engine.uri, "console", "--devname", device, "--domain", machine_id]
 
     async def aclose(self) -> None:
         """Close the connection; machines go on."""
