@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Protocol
 
 from cvmfs.errors import BadConfiguration, CvmfsError, Refused, Unreachable
-from cvmfs.fuse.mountpoint import mounted, unmount
-from cvmfs.leases import held, start_of, take
+from cvmfs.fuse.mountpoint import mounted, unmount, unshare
+from cvmfs.leases import drop, held, living, start_of, take
 from cvmfs.trust import check_repository_name
 
 CONVENTIONAL = Path("/cvmfs")
@@ -32,9 +32,15 @@ _BIND, _REC, _PRIVATE, _SHARED = 0x1000, 0x4000, 1 << 18, 1 << 20
 class Provider(Protocol):
     """Who mounts repositories on this host."""
 
-    name: str
-    root: Path
-    """Below which each repository has a directory of its name."""
+    @property
+    def name(self) -> str:
+        """`embedded` or `system`."""
+        ...
+
+    @property
+    def root(self) -> Path:
+        """Below which each repository has a directory of its name."""
+        ...
 
     def ensure(self, repository: str, holder: int) -> Path:
         """Have it mounted for as long as process `holder` lives; returns where. Raises CvmfsError with the reason."""
@@ -107,8 +113,12 @@ class Embedded:
                 self._end(repository, why)
             if str(where) not in mounted():
                 with held(self.base):
-                    self._share()
-                    self._mount(repository, where, leases)
+                    try:
+                        self._share()
+                        self._mount(repository, where, leases)
+                    except BaseException:
+                        unshare(str(self.root))
+                        raise
         return where
 
     def keep(self, repository: str, holder: int) -> None:
@@ -154,6 +164,31 @@ class Embedded:
             _mount_call(root, root, _BIND | _REC)
             _mount_call(b"", root, _PRIVATE)
             _mount_call(b"", root, _SHARED)
+
+
+def sweep(base: Path, leaving: int | None = None) -> None:
+    """Take away the mounts below an Embedded's `base` of which the server was killed and that nobody holds; process
+    `leaving` does not hold any more."""
+    root = base / "mnt"
+    for where in sorted(mounted()):
+        name = where.removeprefix(f"{root}/")
+        if name == where or "/" in name:
+            continue
+        with held(base / "leases" / name):
+            if leaving is not None:
+                drop(base / "leases" / name, leaving)
+            if not living(base / "leases" / name) and not _serves(base / "pids" / name):
+                unmount(where)
+    with held(base):
+        unshare(str(root))
+
+
+def _serves(pid_file: Path) -> bool:
+    try:
+        pid, _, start = pid_file.read_text(encoding="ascii").strip().partition(" ")
+        return start_of(int(pid)) == int(start)
+    except (OSError, ValueError):
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +249,8 @@ def may_allow_others() -> bool:
     if os.geteuid() == 0:
         return True
     with contextlib.suppress(OSError):
-        return "user_allow_other" in Path("/etc/fuse.conf").read_text(errors="replace").split()
+        lines = Path("/etc/fuse.conf").read_text(errors="replace").splitlines()
+        return any(line.strip() == "user_allow_other" for line in lines)
     return False
 
 
@@ -226,15 +262,14 @@ def run_reader(words: list[str], repository: str) -> None:
         raise Unreachable(f"{repository}: not mounted within {_MOUNT_SECONDS:g} s") from error
     if done.returncode != 0:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it says nothing"]
-        raise CvmfsError(said[-1].removeprefix("cvmfs: ")[:1000])
+        raise CvmfsError("; ".join(line.removeprefix("cvmfs: ") for line in said[-3:])[:1000])
 
 
 def kill_server(pid_file: Path) -> None:
     """Kill the process that a pid file names, if it is that very one still; one that is stopped too."""
     with contextlib.suppress(OSError, ValueError):
-        pid, _, start = pid_file.read_text(encoding="ascii").strip().partition(" ")
-        if start_of(int(pid)) == int(start):
-            os.kill(int(pid), signal.SIGKILL)
+        if _serves(pid_file):
+            os.kill(int(pid_file.read_text(encoding="ascii").partition(" ")[0]), signal.SIGKILL)
     pid_file.unlink(missing_ok=True)
 
 

@@ -44,6 +44,12 @@ def take(directory: Path, pid: int) -> bool:
     return True
 
 
+def drop(directory: Path, pid: int) -> None:
+    """The process does not need the mount any more."""
+    with contextlib.suppress(OSError):
+        (directory / f"{pid}.{start_of(pid)}").unlink()
+
+
 def living(directory: Path) -> int:
     """How many leases hold; those that do not are removed."""
     count = 0

@@ -1,52 +1,25 @@
 """The images on this host that are ours: those built here and those that we brought into engines' stores."""
 
 import asyncio
+import time
 from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
-from images import cache
-from images.built import BuiltImage
 from images.errors import ImageError
-from lmd import engines, pins
+from lmd import engines, image_files, pins
 from lmd.config import virtual
 from lmd.config.models import Config
+from lmd.image_files import BUILT, Stored, digits
 from lmd.places import Places
 from runtimes import used
 from runtimes.contract import Health, Image, Images, Runtime, RuntimeFault
 
-BUILT = "built"
+__all__ = ["BUILT", "Store", "Stored", "keep_within_budget", "pull", "remove", "stored", "surplus"]
+
 ASK_SECONDS = 60.0
 _KEEPERS = tuple(name for name in engines.AUTO if virtual.RUNTIMES.get(name) == virtual.CONTAINER)
 """Runtimes that keep images of their own."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
-    """One image. `where`: `built`, or the engine; `used`: Unix seconds of its last use, or of its making if unknown.
-
-    `id` has at least the first twelve digits. `in_use`: a machine was made of it, whose engine needs it. `needed_by`:
-    the configured machinetypes that refer to it.
-    """
-
-    where: str
-    name: str
-    id: str
-    bytes: int
-    used: float
-    in_use: bool = False
-    needed_by: tuple[str, ...] = ()
-    built: BuiltImage | None = None
-
-    @property
-    def digits(self) -> str:
-        """The digits by which images are told apart."""
-        return self.id[: used.DIGITS]
-
-    @property
-    def stays(self) -> bool:
-        """Whether it is not to be removed for the sake of room."""
-        return self.in_use or bool(self.needed_by)
 
 
 @dataclass(slots=True)
@@ -58,48 +31,55 @@ class Store:
 
 
 async def stored(config: Config, places: Places, names: Sequence[str]) -> Store:
-    """The images of the cache and of the runtimes `names`; one that is not installed has none."""
-    store = Store([_built(places, image, at) for image, at in cache.listed(places.cache / "images")])
-    needed = await asyncio.to_thread(pins.of_files, config, places)
+    """The images of the cache and of the runtimes `names`; one that is not installed has none.
+
+    A runtime that keeps no images is asked only what its machines use, if there are files that they could.
+    """
+    store = Store(await asyncio.to_thread(image_files.built, places))
+    unpacked = await asyncio.to_thread(image_files.unpacked, places)
+    of_machines: set[str] = set()
     for name in names:
         try:
             async with asyncio.timeout(ASK_SECONDS), engines.opened(name, config, places) as runtime:
+                if not isinstance(runtime, Images) and not unpacked:
+                    continue
                 probe = await runtime.probe()
                 if probe.health is Health.UNHEALTHY:
                     store.problems.append(f"{name} cannot be asked: {probe.reason}")
-                elif probe.health is Health.HEALTHY and isinstance(runtime, Images):
-                    there = await _kept(runtime, runtime, places)
-                    by_name = await pins.of_references(config, runtime) if there else {}
-                    store.images += [replace(one, needed_by=by_name.get(one.digits, ())) for one in there]
+                elif probe.health is Health.HEALTHY:
+                    used_here = {digits(seen.image_digest or "") for seen in await runtime.machines()}
+                    of_machines |= used_here
+                    if isinstance(runtime, Images):
+                        store.images += await _kept(name, runtime, config, places, used_here)
         except (RuntimeFault, engines.NoRuntime) as error:
             store.problems.append(f"{name} cannot be asked: {error}")
         except TimeoutError:
             store.problems.append(f"{name} cannot be asked: no answer within {ASK_SECONDS:g} s")
+    store.images += image_files.in_use(unpacked, None if store.problems else of_machines, time.time())
+    needed = await asyncio.to_thread(pins.of_files, config, places)
     store.images = [replace(one, needed_by=one.needed_by + needed.get(one.digits, ())) for one in store.images]
     return store
 
 
-def _built(places: Places, image: BuiltImage, at: float) -> Stored:
-    return Stored(
-        where=BUILT,
-        name=image.name,
-        id=image.image_id.removeprefix("sha256:"),
-        bytes=image.size_bytes,
-        used=max(at, used.last(places.cache, image.image_id) or 0.0),
-        built=image,
-    )
-
-
-async def _kept(runtime: Runtime, images: Images, places: Places) -> list[Stored]:
-    of_machines = {
-        (seen.image_digest or "").removeprefix("sha256:")[: used.DIGITS] for seen in await runtime.machines()
-    }
+async def _kept(
+    name: str, images: Images, config: Config, places: Places, of_machines: Collection[str]
+) -> list[Stored]:
+    there = await images.images()
+    needed = await pins.of_references(config, images) if there else {}
     found = []
-    for name, size in (await images.images()).items():
-        digits = name.rpartition(":")[2]
-        last = used.last(places.cache, digits) or 0.0
+    for reference, size in there.items():
+        short = digits(reference.rpartition(":")[2])
+        last = used.last(places.cache, short) or 0.0
         found.append(
-            Stored(where=runtime.name, name=name, id=digits, bytes=size, used=last, in_use=digits[:12] in of_machines)
+            Stored(
+                where=name,
+                name=reference,
+                id=short,
+                bytes=size,
+                used=last,
+                in_use=short in of_machines,
+                needed_by=needed.get(short, ()),
+            )
         )
     return found
 
@@ -125,7 +105,7 @@ async def keep_within_budget(
     if budget is None:
         return [], []
     store = await stored(config, places, names)
-    spared = {image_id.removeprefix("sha256:")[: used.DIGITS] for image_id in sparing}
+    spared = {digits(image_id) for image_id in sparing}
     going = [image for image in surplus(store.images, budget) if image.digits not in spared]
     return going, store.problems + await remove(going, config, places)
 
@@ -137,8 +117,8 @@ async def remove(images: Sequence[Stored], config: Config, places: Places) -> li
         opened: dict[str, Runtime] = {}
         for image in images:
             try:
-                if image.built:
-                    await asyncio.to_thread(cache.remove, places.cache / "images", image.built)
+                if image.where in image_files.FILES:
+                    await asyncio.to_thread(image_files.remove, image, places)
                     continue
                 if image.where not in opened:
                     runtime = await stack.enter_async_context(engines.opened(image.where, config, places))
@@ -146,7 +126,7 @@ async def remove(images: Sequence[Stored], config: Config, places: Places) -> li
                 runtime = opened[image.where]
                 if isinstance(runtime, Images):
                     await runtime.remove_image(image.name)
-            except (RuntimeFault, engines.NoRuntime, ImageError) as error:
+            except (RuntimeFault, engines.NoRuntime, ImageError, OSError) as error:
                 problems.append(str(error))
     return problems
 

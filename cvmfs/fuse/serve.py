@@ -79,6 +79,9 @@ def serve(
             loop.run(pyfuse3.main(min_tasks=2, max_tasks=_TASKS))
     finally:
         pyfuse3.close(unmount=True)  # a descriptor that was mounted already is only closed
+        if leases is not None:
+            with held(leases.directory.parent.parent):  # nobody mounts beside it now
+                unshare(os.path.dirname(where))  # noqa: PTH120 — a text
         repository.close()
 
 
@@ -115,9 +118,7 @@ def _keep(leases: Leases, where: str, loop: Loop) -> None:
         elif time.monotonic() - needed >= leases.idle:
             with held(leases.directory):
                 if not living(leases.directory):
-                    with held(leases.directory.parent.parent):  # nobody mounts beside it now
-                        unmount(where)
-                        unshare(os.path.dirname(where))  # noqa: PTH120 — a text
+                    unmount(where)
                     loop.stop()
                     return
 

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import lzma
 import re
+import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from pathlib import PurePosixPath
 from images.archive import host_architecture
 from images.built import Package
 from images.cpio import write_cpio
-from images.entries import Tree, file, place
+from images.entries import Tree, file, place, symlink
 from images.errors import ImageError
 from images.kinds.busybox import busybox_tree
 from images.kinds.debian import DebianSource
@@ -50,6 +51,13 @@ MODULES = (
 """The kernel modules that machines may need, by name; those they depend on come with them. Some may be built in."""
 GUEST = {"init": "/init", "dhcp": "/etc/lmd-dhcp", "lm-put": "/usr/local/bin/lm-put"}
 """Our programs in `images/guest`, and where they lie in the initramfs."""
+ASSEMBLY = "3"
+"""Goes up when the same parts are put together in another way."""
+LINKS = {"fd": "/proc/self/fd", **{f"std{n}": f"/proc/self/fd/{i}" for i, n in enumerate(("in", "out", "err"))}}
+"""What init copies into a machine's /dev."""
+_SIGNED = b"~Module signature appended~\n"
+"""How a signed module ends, behind the signature and 12 bytes about it, the last four its length (Linux, scripts/
+sign-file.c)."""
 _KERNEL_LIMIT = 100_000_000
 _MODULE_LIMIT = 50_000_000
 _UNPACK: Mapping[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".xz": lzma.decompress, ".ko": bytes}
@@ -67,7 +75,7 @@ class MicroSource:
 
     def inputs(self) -> tuple[str, ...]:
         """The digests of our programs in the guest, and the list of modules."""
-        return (*(hashlib.sha256(_guest(name)).hexdigest() for name in GUEST), *MODULES)
+        return (*(hashlib.sha256(_guest(name)).hexdigest() for name in GUEST), *MODULES, ASSEMBLY)
 
     @contextmanager
     def root(self, recipe: Recipe, work: Work) -> Iterator[RootTree]:
@@ -82,6 +90,8 @@ class MicroSource:
             initramfs = dict(tree)
             for name, target in GUEST.items():
                 place(initramfs, target, file(_guest(name), 0o755))
+            for name, target in LINKS.items():
+                place(initramfs, f"/.lmd/dev/{name}", symlink(target))
             _add_modules(initramfs, made.tree, release)
             add_skeleton(initramfs)
             packed = BytesIO()
@@ -130,7 +140,7 @@ def _add_modules(target: Tree, source: Tree, release: str) -> None:
         if key in depends or key not in there:  # what is not there is built in
             continue
         name = there[key]
-        data = _UNPACK[PurePosixPath(name).suffix](_read(source, name, _MODULE_LIMIT))
+        data = _unsigned(_UNPACK[PurePosixPath(name).suffix](_read(source, name, _MODULE_LIMIT)))
         depends[key] = _depends(data)
         wanted += depends[key]
         place(target, f"/lib/modules/{release}/{key}.ko", file(data))
@@ -145,6 +155,14 @@ def _closure(key: str, depends: Mapping[str, Iterable[str]], there: Mapping[str,
         if name in there:
             found += [f"{name}.ko", *_closure(name, depends, there)]
     return list(reversed(list(dict.fromkeys(reversed(found)))))
+
+
+def _unsigned(module: bytes) -> bytes:
+    """A module without its signature: it comes with the kernel, and an emulated guest spends long on verifying it."""
+    if not module.endswith(_SIGNED):
+        return module
+    (length,) = struct.unpack(">I", module[-len(_SIGNED) - 4 : -len(_SIGNED)])
+    return module[: -len(_SIGNED) - 12 - length]
 
 
 def _depends(module: bytes) -> list[str]:

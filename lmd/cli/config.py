@@ -20,7 +20,7 @@ app = typer.Typer(
 )
 Files = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="[FILE]...", help="Files to read on top of the host's configuration.", show_default=False),
+    typer.Argument(metavar="FILE", help="Files to read on top of the host's configuration.", show_default=False),
 ]
 
 
@@ -32,7 +32,9 @@ def check(files: Files = None) -> None:
     config = _load(files)
     _stop_at(all_problems(config))
     count = len(config.machinetypes)
-    typer.echo(f"no errors; {count} machinetype{'' if count == 1 else 's'}: {', '.join(config.machinetypes) or '-'}")
+    typer.echo(
+        f"no errors; {count} machinetype{'' if count == 1 else 's'}: {', '.join(config.machinetypes)}".rstrip(": ")
+    )
 
 
 @app.command()

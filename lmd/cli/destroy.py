@@ -23,7 +23,7 @@ SUPERVISOR_SECONDS = 20
 @app.command(epilog="Examples:  lm destroy abcdef   |   lm destroy --orphaned")
 def destroy(
     machines: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="Ids, or parts that only one machine has.")
+        list[str] | None, typer.Argument(metavar="ID", help="Ids, or parts that only one machine has.")
     ] = None,
     orphaned: Annotated[
         bool, typer.Option("--orphaned", help="All machines whose lm run is gone, and that were not kept.")

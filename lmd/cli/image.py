@@ -26,9 +26,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
 )
-app.command("pull", epilog=image_store.PULL_EPILOG)(image_store.pull)
-app.command("test", epilog=image_trial.EPILOG)(image_trial.test)
-app.command("prune", epilog=image_store.PRUNE_EPILOG)(image_store.prune)
 
 
 class Form(StrEnum):
@@ -125,10 +122,17 @@ def list_images(as_json: Annotated[bool, typer.Option("--json", help="The tables
     _tables(images, recipes)
     typer.echo()
     _table(
-        "Images that lmd has brought into engines (lm image prune)", image_store.HEADS, image_store.rows(store.images)
+        "Images that lmd has brought into engines or unpacked (lm image prune)",
+        image_store.HEADS,
+        image_store.rows(store.images),
     )
     for problem in store.problems:
         tell(problem)
+
+
+app.command("pull", epilog=image_store.PULL_EPILOG)(image_store.pull)
+app.command("test", epilog=image_trial.EPILOG)(image_trial.test)
+app.command("prune", epilog=image_store.PRUNE_EPILOG)(image_store.prune)
 
 
 def _tables(images: list[dict[str, Any]], recipes: list[dict[str, Any]]) -> None:

@@ -121,7 +121,8 @@ def _say(store: "Store", going: "list[Stored]", *, dry_run: bool) -> None:
 
 def in_engines() -> "Store":
     """The images of ours in this host's engines."""
-    from lmd.image_store import BUILT, Store, stored
+    from lmd.image_files import BUILT
+    from lmd.image_store import Store, stored
 
     config, places = here()
     found = awaited(stored(config, places, _names()))

@@ -7,11 +7,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from lmd.cli import helping
+
 COMMANDS = {
     "run": ("lmd.cli.run", "Run one machine in the foreground, from a type, a file or an image."),
     "ps": ("lmd.cli.ps", "List the machines of this host."),
     "show": ("lmd.cli.show", "Show all that is known of one machine."),
     "logs": ("lmd.cli.logs", "Print what a machine wrote to its console."),
+    "console": ("lmd.cli.console", "Join the console of a virtual machine."),
     "exec": ("lmd.cli.execute", "Run a command in a machine."),
     "shell": ("lmd.cli.shell", "Open a shell in a machine."),
     "stop": ("lmd.cli.stop", "Ask a machine to end, wait, then end it."),
@@ -21,9 +24,11 @@ COMMANDS = {
     "warnings": ("lmd.cli.warnings", "List what the daemon warns of; acknowledge it."),
     "drain": ("lmd.cli.drain", "Have the daemon start nothing more; wait until all has ended."),
     "undrain": ("lmd.cli.undrain", "Have the daemon start machines again."),
-    "image": ("lmd.cli.image", "Build, pull, list and prune images to start from."),
+    "image": ("lmd.cli.image", "Build, pull, try, list and prune images to start from."),
     "config": ("lmd.cli.config", "Check, show and describe the configuration."),
+    "cvmfs": ("lmd.cli.cvmfs", "Look after the CernVM-FS repositories of this host."),
     "doctor": ("lmd.cli.doctor", "Say what works on this host, what does not, and what to type."),
+    "simulate": ("lmd.cli.simulate", "Show what a configuration would do, over simulated time."),
     "conformance": ("lmd.cli.conformance", "Try out whether a runtime of this host keeps its contract."),
 }
 """Name to module and a line of help; the module's `app` holds one command, or a group of them."""
@@ -39,11 +44,12 @@ class Commands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(COMMANDS[cmd_name][0])
-        return typer.main.get_command(module.app)
+        return helping.arranged(typer.main.get_command(module.app))
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        for title, rows in helping.sections({name: text for name, (_, text) in COMMANDS.items()}):
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
 
 app = typer.Typer(
@@ -53,7 +59,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Examples:  lm run examples/montecarlo.toml   |   lm ps   |   lm run --help",
+    epilog=helping.examples("Examples:  lm run examples/montecarlo.toml   |   lm ps   |   lm doctor"),
 )
 
 

@@ -20,7 +20,7 @@ MOST_FILES = 10**7
 @app.command(epilog="Examples:  lm outputs abcdef   |   lm outputs abcdef results/")
 def outputs(
     machine: Machine,
-    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Copy them into this new folder.")] = None,
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="Copy them into this new folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List what a machine has left in $JOBOUTPUTS so far, or copy it; links out of it, devices and the like stay."""
@@ -48,7 +48,7 @@ def _list(source: Path, as_json: bool) -> None:
         return
     for entry in entries:
         typer.echo(f"{size(entry.bytes):>10}  {entry.kind:<10}  {name(entry.path)}")
-    tell(f"{len(entries)} entries, {size(sum(entry.bytes for entry in entries))}")
+    tell(f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}, {size(sum(entry.bytes for entry in entries))}")
 
 
 def _copy(source: Path, folder: Path, as_json: bool) -> None:

@@ -21,7 +21,7 @@ POLL_SECONDS = 0.1
 
 @app.command(epilog="Examples:  lm stop abcdef   |   lm stop --grace 600 abcdef ghijkl")
 def stop(
-    machines: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids, or parts that only one machine has.")],
+    machines: Annotated[list[str], typer.Argument(metavar="ID", help="Ids, or parts that only one machine has.")],
     grace: Annotated[int, typer.Option(min=0, metavar="SECONDS", help="Notice before it is ended by force.")] = 30,
 ) -> None:
     """Ask machines to end, wait up to the grace, then end them; they and their outputs stay for lm show and destroy.

@@ -11,7 +11,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 @app.command(epilog="Examples:  lm why   |   lm why atlas   |   lm why --json")
 def why(
-    machinetype: Annotated[str | None, typer.Argument(metavar="[TYPE]", help="Of this type only.")] = None,
+    machinetype: Annotated[str | None, typer.Argument(metavar="TYPE", help="Of this type only.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Say, for each machinetype, why no more machines of it are started now, and when that may change."""

@@ -6,11 +6,13 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from lmd.config import layers
+from images import disk
+from images.errors import ImageError
+from lmd.config import layers, virtual
 from lmd.config.keys import written
 from lmd.config.models import Config, MachineType
 from lmd.config.problems import Problem
-from lmd.config.rules import split_image
+from lmd.config.rules import BUILT, split_image
 from runtimes.contract import ImageKind
 
 MOST_ARCHIVE_MEMBERS = 100_000
@@ -38,9 +40,13 @@ def image_kind(root_image: str) -> tuple[ImageKind, str]:
 
 def _findings(machinetype: MachineType) -> Iterator[tuple[tuple[str, ...], str]]:
     try:
-        image_kind(machinetype.root_image)
-    except ValueError as error:
+        _image(machinetype)
+    except (ValueError, ImageError) as error:
         yield ("root_image",), str(error)
+    for key in ("kernel", "initramfs"):
+        path = getattr(machinetype, key)
+        if path is not None and (text := _unreadable(Path(path))):
+            yield (key,), text
     if machinetype.user_data is not None and "://" not in machinetype.user_data:
         yield from ((("user_data",), text) for text in _user_data(machinetype))
     for name, source in machinetype.user_data_files.items():
@@ -51,6 +57,15 @@ def _findings(machinetype: MachineType) -> Iterator[tuple[tuple[str, ...], str]]
     for target, source in machinetype.secret_files.items():
         if text := _unreadable(Path(source)):
             yield ("secret_files", target), text
+
+
+def _image(machinetype: MachineType) -> None:
+    """Raises ValueError or ImageError for an image that no machine of the type's model can have."""
+    path = Path(machinetype.root_image)
+    if machinetype.machine_model == virtual.CONTAINER:
+        image_kind(machinetype.root_image)
+    elif not machinetype.root_image.startswith(BUILT) and not (machinetype.machine_model == "direct" and path.is_dir()):
+        disk.check(path)
 
 
 def _user_data(machinetype: MachineType) -> Iterator[str]:

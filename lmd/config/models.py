@@ -215,7 +215,7 @@ class DockerOptions(Table):
         description="Socket of Docker's daemon, a path or `unix:///path`. Without it: `$DOCKER_HOST` if that is one,"
         " else `/run/docker.sock`.",
     )
-    ping_seconds: Annotated[float, Field(gt=0, le=600)] | None = Field(
+    ping_seconds: Annotated[float, Field(ge=0.01, le=600)] | None = Field(
         None, description="How long the daemon may take to say that it is there. Without it: 5."
     )
 
@@ -231,6 +231,14 @@ class KvmOptions(Table):
         description="`kvm`: with the processor's help, or not at all; `emulated`: without; `auto`: with it where a test"
         " shows that it works.",
     )
+    log_dir: HostPath | None = Field(
+        None, description="Where libvirt keeps QEMU's logs. Without it: `/var/log/libvirt/qemu`."
+    )
+    call_seconds: Count | None = Field(None, description="Longest wait for an answer of libvirt. Without it: 20.")
+    first_uid: Count | None = Field(
+        None, description="First host user id of the range that machines get their own ids from."
+    )
+    uid_count: Count | None = Field(None, description="Length of that range; each machine takes 65536 of it.")
 
 
 OPTIONS: Mapping[str, type[Table]] = {"podman": PodmanOptions, "docker": DockerOptions, "kvm": KvmOptions}

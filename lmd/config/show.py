@@ -9,10 +9,11 @@ from typing import Any
 from lmd.config.keys import PREFIXES
 from lmd.config.keys import key as written_as
 from lmd.config.load import INHERITED
-from lmd.config.models import Config, Table
+from lmd.config.models import OPTIONS, Config, Table
 from lmd.config.problems import dotted
 
 DEFAULT = "default"
+_NUMBERS = frozenset({"first_uid", "uid_count", "call_seconds"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ def values(config: Config) -> Iterator[Value]:
     for name, options in config.runtimes.items():
         table = ("runtimes", name)
         for key, text in options.items():
-            value = int(text) if key in ("first_uid", "uid_count") else text
+            value = int(text) if name in OPTIONS and key in _NUMBERS else text
             yield Value(table, key, value, config.origins.get((*table, key), DEFAULT))
     for name, machinetype in config.machinetypes.items():
         yield from _of_table(config, ("machinetypes", name), machinetype)

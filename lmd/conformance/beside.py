@@ -28,10 +28,11 @@ class Live:
     seen: Seen
     directory: Directory
     record: Record
+    patience: float
 
-    async def left(self, name: str, within: float = 5.0) -> bytes:
-        """A file of its joboutputs, once it is there and not empty; `Violation` after `within` seconds."""
-        last = time.monotonic() + within
+    async def left(self, name: str) -> bytes:
+        """A file of its joboutputs, once it is there and not empty; `Violation` if that takes too long."""
+        last = time.monotonic() + self.patience
         while True:
             try:
                 if content := (self.directory.joboutputs / name).read_bytes():
@@ -39,7 +40,7 @@ class Live:
             except FileNotFoundError:
                 pass
             if time.monotonic() > last:
-                raise Violation(f"the payload has not written {name} within {within:g} s")
+                raise Violation(f"the payload has not written {name} within {self.patience:g} s")
             await asyncio.sleep(POLL_SECONDS)
 
 
@@ -109,7 +110,8 @@ class Beside:
         async with engines.opened(self._ground.runtime, self._ground.config, self._ground.places) as runtime:
             try:
                 seen = await _running(runtime, record.id)
-                await act(Live(runtime=runtime, seen=seen, directory=directory, record=record))
+                patience = self._ground.patience
+                await act(Live(runtime=runtime, seen=seen, directory=directory, record=record, patience=patience))
             except Exception as error:  # kept for the check; the machine has to end now
                 self._failure = self._failure or error
                 await runtime.destroy(record.id)

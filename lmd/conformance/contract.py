@@ -5,11 +5,12 @@ from pathlib import Path
 
 from lmd import engines
 from lmd.config.models import Config
+from lmd.machine.material import kit_boot, unpacked
 from lmd.places import Places
 from runtimes import registry
 from runtimes.conformance import ContainerContext, Context
 from runtimes.containers.engine import Engine
-from runtimes.contract import Image
+from runtimes.contract import Image, ImageKind, Settings
 
 
 def context(runtime: str, config: Config, places: Places, image: Image, directory: Path) -> Context:
@@ -19,6 +20,12 @@ def context(runtime: str, config: Config, places: Places, image: Image, director
         from runtimes.conformance.for_podman import podman_context
 
         return podman_context(settings, directory, image)
+    if runtime == "kvm":
+        from runtimes.conformance.for_kvm import kvm_context
+
+        root = unpacked(image, config, places, _silent)
+        made = Image(kind=ImageKind.ROOT_DIRECTORY, location=str(root.path))
+        return kvm_context(settings, directory, made, kit_boot(places, _silent))
     if runtime == "docker":
         from runtimes.conformance.for_docker import docker_context
 
@@ -37,6 +44,8 @@ async def inspected(runtime: str, config: Config, places: Places, machine_id: st
 
     Raises `Unavailable`.
     """
+    if runtime == "kvm":
+        return await _domain(engines.settings(runtime, config, places), machine_id)
     settings = engines.settings(runtime, config, places)
     engine: Engine
     if runtime == "podman":
@@ -55,3 +64,19 @@ async def inspected(runtime: str, config: Config, places: Places, machine_id: st
     finally:
         engine.close()
     return json.dumps(answer.body)
+
+
+async def _domain(settings: Settings, machine_id: str) -> str:
+    """A machine as libvirt describes it, with the words by which QEMU is told."""
+    from runtimes.kvm.engine import Engine
+    from runtimes.kvm.runtime import DEFAULT_URI
+
+    engine = Engine(settings.options.get("uri", DEFAULT_URI), workers=1)
+    try:
+        return str(await engine.call(lambda c: c.lookupByName(machine_id).XMLDesc(), "look at a machine"))
+    finally:
+        engine.close()
+
+
+def _silent(_: str) -> None:
+    """Shows no progress."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SPACE = "conformance.invalid"
 RATING = 10.5
 PROBE_SECONDS = 60.0
+TIMES = {"container": (20.0, 5.0), "vm": (120.0, 60.0)}
+"""Deadline and patience by isolation: an emulated machine on a busy host boots for half a minute."""
 _PREFIXES = {
     ImageKind.REFERENCE: "docker://",
     ImageKind.OCI_ARCHIVE: "oci-archive:",
@@ -35,7 +37,7 @@ class NotAvailable(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """What each check is given. `deadline` in seconds is for one machine.
+    """What each check is given. `deadline` in seconds is for one machine, `patience` for what its payload does first.
 
     `config` has the host's policy and runtime options, and settings of the suite's. `kept` holds what checks share.
     """
@@ -47,6 +49,7 @@ class Ground:
     image: Image
     directory: Path
     deadline: float = 20.0
+    patience: float = 5.0
     kept: dict[str, "Left"] = field(default_factory=dict)
 
     @property
@@ -57,9 +60,13 @@ class Ground:
 
 async def prepare(runtime: str, config: Config, places: Places, image: Image, directory: Path) -> Ground:
     """The ground for one runtime; `directory` is empty and the suite's alone. Raises `NotAvailable`."""
+    can = await capabilities(runtime, config, places)
+    deadline, patience = TIMES[can.isolation]
     return Ground(
         runtime=runtime,
-        can=await capabilities(runtime, config, places),
+        can=can,
+        deadline=deadline,
+        patience=patience,
         config=replace(config, settings=Settings(space=SPACE, hs06_per_processor=RATING), machinetypes={}, disabled={}),
         places=places,
         image=image,

@@ -17,6 +17,9 @@ ENGINES = frozenset({"HOME", "HOSTNAME", "OLDPWD", "PATH", "PWD", "SHLVL", "TERM
 """Variables that engines and shells set by themselves; the contract says nothing of them."""
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
+HOSTS = re.compile(r"place\./etc/(machine|job)features")
+OWNER = re.compile(r" \d+:\d+$")
+"""The features belong to the host's root: nobody where a machine has user ids of its own, else its own root."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,8 @@ class Report:
         """All that has to be the same in every machine of a type, whatever runs it."""
         variables = {f"environ.{name}": value for name, value in self.environment().items() if name not in ENGINES}
         plain = {k: v for k, v in self.lines.items() if k != "environ" and not k.startswith("engine.")}
-        return {key: "(its own)" if OWN.fullmatch(key) and text else text for key, text in (plain | variables).items()}
+        fields = {key: OWNER.sub("", text) if HOSTS.match(key) else text for key, text in (plain | variables).items()}
+        return {key: "(its own)" if OWN.fullmatch(key) and text else text for key, text in fields.items()}
 
 
 def parse(content: bytes) -> Report:

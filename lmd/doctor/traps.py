@@ -19,7 +19,7 @@ def _trap(said: str, meaning: str, remedy: str) -> Trap:
 
 NOBODY_ANSWERS = _trap(
     r"connection refused|no such file or directory.*\.sock|cannot connect to the docker daemon|"
-    r"failed to connect socket",
+    r"failed to connect socket|its daemon does not run",
     "nobody answers at the engine's socket",
     "systemctl start docker.socket (or podman.socket, virtqemud.socket, libvirtd)",
 )

@@ -24,6 +24,8 @@ from lmd.machine import connection, saved
 from lmd.machine.prepare import CannotPrepare, finish, prepare
 from lmd.machine.spec import Plan
 from lmd.places import Places
+from lmd.repositories import handing
+from lmd.repositories.provider import NoRepositories
 from runtimes.contract import (
     Conflict,
     End,
@@ -79,10 +81,12 @@ class Acts:
         async with engine.creating:
             try:
                 plan = await connection.joined(plan, directory, self.places, self._config())
+                given = await handing.handed(plan.machinetype, plan.image, self._config(), self.places)
+                plan = replace(plan, repositories=given)
                 spec = await asyncio.to_thread(self._prepare, plan, directory, runtime)
                 if engine.probe and engine.probe.capabilities and (lacking := unmet(spec, engine.probe.capabilities)):
                     raise Rejected(f"{runtime} on this host lacks {'; '.join(lacking)}")
-            except (CannotPrepare, DirectoryError, Rejected, connection.NetworkFault) as error:
+            except (CannotPrepare, DirectoryError, Rejected, NoRepositories, connection.NetworkFault) as error:
                 await self._never(plan.id, error)
                 return
             row = self.ledger.rows.get(plan.id)
@@ -109,6 +113,8 @@ class Acts:
             await self._create(engine, spec)
 
     async def _create(self, engine: Watched, spec: Spec) -> None:
+        directory, config = self.directory(spec.id), self._config()
+        spec = handing.with_step(spec, directory, config, self.places)
         try:
             async with asyncio.timeout(CREATE_SECONDS):
                 seen = await engine.runtime.create(spec)
@@ -119,6 +125,8 @@ class Acts:
             self.ledger.events.add("create-unsure", spec.id, problem=str(fault) or "no answer in time")
             engine.look()  # whether it is there, only a listing can tell
             return
+        if wrong := await handing.keep(seen, directory, config, self.places):
+            self.ledger.events.add("repository-unseen", spec.id, problem=wrong)
         self.note(seen)
         self.ledger.back_off(spec.machinetype, None)
         self.ledger.warnings.resolved(Kind.START, spec.machinetype)
@@ -306,6 +314,7 @@ class Acts:
         """Let the engine forget a machine that is written down; nothing remains but its directory."""
         async with asyncio.timeout(ACT_SECONDS):
             await self.engines[runtime].runtime.destroy(name)
+        await asyncio.to_thread(handing.end_clients, self.directory(name))
         self.ledger.warnings.resolved(Kind.WILL_NOT_DIE, name)
         row = self.ledger.rows.get(name)
         if row is not None and row.runtime == runtime and not row.live:
@@ -316,7 +325,9 @@ class Acts:
 
     def _prepare(self, plan: Plan, directory: Directory, runtime: str) -> Spec:
         lmd = f"lmd {version('lmd')}"
-        return prepare(plan, directory, runtime=runtime, host=os.uname().nodename, version=lmd, supervisor=None)
+        made = prepare(plan, directory, runtime=runtime, host=os.uname().nodename, version=lmd, supervisor=None)
+        handing.note(plan.repositories, directory)
+        return made
 
 
 def _written(directory: Directory) -> dict[str, Any] | None:

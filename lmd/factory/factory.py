@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from lmd import engines
+from lmd.choosing import offer
 from lmd.config.models import Config, MachineType
 from lmd.environment.directory import DirectoryError
 from lmd.environment.features import Allocation
@@ -33,14 +34,15 @@ from lmd.factory.tidy import tidy
 from lmd.factory.warnings import Kind
 from lmd.factory.watched import Watched
 from lmd.machine.conditions import conditions
-from lmd.machine.spec import Plan
+from lmd.machine.material import Material
+from lmd.machine.spec import Plan, needed
 from lmd.places import Places
 from lmd.vacuum.configured import kinds, rules
 from lmd.vacuum.decide import decide
 from lmd.vacuum.decision import Decision, Ending, Start
 from lmd.vacuum.space import Space
 from runtimes import registry
-from runtimes.contract import Image, Runtime, Seen
+from runtimes.contract import Runtime, Seen, Spec
 
 DRAIN, HOST_SHUTDOWN = "drain", "host-shutdown"
 """Intents that the whole factory is drained: an operator's, and that of the host's shutdown."""
@@ -88,7 +90,9 @@ class Factory:
         self._wake = asyncio.Event()
         self._ended = False
         self._actors = Actors(self.clocks, self._wake.set, self._failed)
-        self._ready = Ready(self.places, self.clocks, self._wake.set, lambda text: self._say("image", text=text))
+        self._ready = Ready(
+            lambda: self.config, self.places, self.clocks, self._wake.set, lambda text: self._say("image", text=text)
+        )
         self._sweeper = Sweeper(self.places.machines)
         self._others: dict[str, tuple[Seen, ...]] = {}
         self._due: dict[str, float] = {}
@@ -408,10 +412,10 @@ class Factory:
         times = [self.config.settings.shutdown_time, *(drain.get("by_time") for drain in self._drains())]
         return min((float(time) for time in times if time is not None), default=None)
 
-    def _usable(self) -> tuple[dict[str, str], dict[str, tuple[str, Image]]]:
+    def _usable(self) -> tuple[dict[str, str], dict[str, tuple[str, Material]]]:
         """Why types cannot be started now; and for the others, on which runtime and of which image."""
         unusable: dict[str, str] = {}
-        chosen: dict[str, tuple[str, Image]] = {}
+        chosen: dict[str, tuple[str, Material]] = {}
         for name, type_ in self.config.machinetypes.items():
             if not type_.target_share:
                 continue
@@ -422,34 +426,44 @@ class Factory:
                 chosen[name] = found
         return unusable, chosen
 
-    def placed(self, type_: MachineType) -> tuple[str, Image] | str:
+    def placed(self, type_: MachineType) -> tuple[str, Material] | str:
         """The runtime and the image for a machine of this type, or why it cannot be started now."""
         if drain := self.ledger.intents.get(f"drain:{type_.name}"):
             return str(drain.get("reason") or "drained by the operator")
         backoff = self.ledger.backoffs.get(type_.name)
         if backoff and 0 < backoff["until"] - self.clocks.wall() <= backoff["seconds"]:
             return f"machines of it cannot be started: {backoff['reason']}"
-        names = engines.AUTO if type_.runtime == "auto" else (type_.runtime,)
-        usable = [name for name in names if name in self.engines and self.engines[name].usable]
+        names = engines.fitting(type_)
+        wanted = needed(type_)
+        problems = {name: self._unfit(name, type_, wanted) for name in names}
+        usable = [name for name in names if not problems[name]]
         if not usable:
-            said = (f"{n}: {self.engines[n].problem if n in self.engines else 'is not installed'}" for n in names)
-            return f"no runtime for it is available: {'; '.join(said)}"
+            return f"no runtime for it is available: {'; '.join(f'{n}: {problems[n]}' for n in names)}"
         image = self._ready.image(type_, self.engines[usable[0]].runtime)
         return image if isinstance(image, str) else (usable[0], image)
 
-    async def _start_all(self, starts: tuple[Start, ...], chosen: Mapping[str, tuple[str, Image]]) -> None:
+    def _unfit(self, name: str, type_: MachineType, wanted: Spec | None) -> str:
+        """Why a runtime cannot be asked for a machine of this type now; "" if it can."""
+        engine = self.engines.get(name)
+        if engine is None:
+            return "is not installed"
+        if not engine.usable or engine.probe is None:
+            return engine.problem
+        return "; ".join(offer(name, engine.probe, wanted, type_.isolation).lacking)
+
+    async def _start_all(self, starts: tuple[Start, ...], chosen: Mapping[str, tuple[str, Material]]) -> None:
         """All that was decided in one transaction, then all at the same time."""
         plans = [self.plan(start, *chosen[start.machinetype]) for start in starts if start.machinetype in chosen]
         if plans:
             await self.begin(plans)
 
-    def plan(self, start: Start, runtime: str, image: Image, *, detached: bool = False) -> tuple[Plan, Row]:
+    def plan(self, start: Start, runtime: str, material: Material, *, detached: bool = False) -> tuple[Plan, Row]:
         """A machine on paper, and its row."""
         type_ = self.config.machinetypes[start.machinetype]
-        return self.planned(type_, start, runtime, image, detached=detached)
+        return self.planned(type_, start, runtime, material, detached=detached)
 
     def planned(
-        self, type_: MachineType, start: Start, runtime: str, image: Image, *, detached: bool
+        self, type_: MachineType, start: Start, runtime: str, material: Material, *, detached: bool
     ) -> tuple[Plan, Row]:
         """The same of any type, also one that is not configured here."""
         wall, boot = self.clocks.wall(), self.clocks.boot()
@@ -468,7 +482,8 @@ class Factory:
             owner=self.owner,
             space=self.config.settings.space,
             machinetype=type_,
-            image=image,
+            image=material.image,
+            start=material.start,
             allocation=given,
             detached=detached,
         )

@@ -5,16 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from images.errors import ImageError
-from lmd.config.models import MachineType
+from lmd.config.models import Config, MachineType
 from lmd.factory.rows import Clocks
-from lmd.machine.image import NoImage, image_of
+from lmd.machine.image import NoImage
+from lmd.machine.material import Material, material_of
 from lmd.places import Places
-from runtimes.contract import Image, ImageKind, Images, Runtime, RuntimeFault
+from runtimes.contract import ImageKind, Images, Runtime, RuntimeFault
 
 FETCH_SECONDS = 3600.0
 AGAIN_SECONDS = 60.0
 LONGEST_AGAIN = 1800.0
-Key = tuple[str, str, str]
+Key = tuple[str | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +30,22 @@ class Failed:
 class Ready:
     """The images of machinetypes on runtimes."""
 
-    def __init__(self, places: Places, clocks: Clocks, told: Callable[[], None], tell: Callable[[str], None]) -> None:
-        self._places, self._clocks, self._told, self._tell = places, clocks, told, tell
-        self._ready: dict[Key, Image] = {}
+    def __init__(
+        self,
+        config: Callable[[], Config],
+        places: Places,
+        clocks: Clocks,
+        told: Callable[[], None],
+        tell: Callable[[str], None],
+    ) -> None:
+        self._config, self._places, self._clocks, self._told, self._tell = config, places, clocks, told, tell
+        self._ready: dict[Key, Material] = {}
         self._failed: dict[Key, Failed] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
 
-    def image(self, type_: MachineType, runtime: Runtime) -> Image | str:
+    def image(self, type_: MachineType, runtime: Runtime) -> Material | str:
         """The image, or why it is not there yet; then it is being fetched."""
-        key = (type_.root_image, type_.pull, runtime.name)
+        key = (type_.root_image, type_.pull, runtime.name, *_made_by(type_))
         if key in self._ready:
             return self._ready[key]
         failed = self._failed.get(key)
@@ -61,10 +69,10 @@ class Ready:
     async def _fetch(self, key: Key, type_: MachineType, runtime: Runtime) -> None:
         try:
             async with asyncio.timeout(FETCH_SECONDS):
-                image = await image_of(type_, self._places, self._tell)
-                if isinstance(runtime, Images) and image.kind is not ImageKind.ROOT_DIRECTORY:
-                    await runtime.ensure(image)
-            self._ready[key] = image
+                made = await material_of(type_, self._config(), self._places, self._tell)
+                if isinstance(runtime, Images) and made.image.kind is not ImageKind.ROOT_DIRECTORY:
+                    await runtime.ensure(made.image)
+            self._ready[key] = made
             self._failed.pop(key, None)
         except TimeoutError:
             self._fail(key, f"its image was not fetched within {FETCH_SECONDS:g} s")
@@ -80,3 +88,8 @@ class Ready:
         before = self._failed.get(key)
         seconds = min(2 * before.seconds, LONGEST_AGAIN) if before else AGAIN_SECONDS
         self._failed[key] = Failed(reason, self._clocks.boot() + seconds, seconds)
+
+
+def _made_by(type_: MachineType) -> tuple[str | None, ...]:
+    """What decides how a virtual machine starts from the image."""
+    return (type_.machine_model, type_.isolation, type_.kernel, type_.initramfs, type_.kernel_arguments)

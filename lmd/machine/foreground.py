@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,16 @@ from lmd.environment.outcome import MESSAGE_FILE, MESSAGE_LIMIT, Decided, Outcom
 from lmd.environment.trees import Refused
 from lmd.machine import connection
 from lmd.machine.conditions import conditions
-from lmd.machine.image import BUILT, NoImage, image_of
+from lmd.machine.image import BUILT, NoImage
+from lmd.machine.material import Material, material_of
 from lmd.machine.prepare import CannotPrepare, finish, prepare
 from lmd.machine.rules import Terms
-from lmd.machine.spec import Plan
+from lmd.machine.spec import Plan, needed
 from lmd.machine.supervise import Clock, Ended, Supervisor
 from lmd.places import Places
-from runtimes.contract import Image, ImageKind, Images, Reclaims, Runtime, RuntimeFault, Seen, Spec, unmet
+from lmd.repositories import handing
+from lmd.repositories.provider import NoRepositories
+from runtimes.contract import ImageKind, Images, Reclaims, Runtime, RuntimeFault, Seen, Spec, unmet
 
 HOLD = ("/bin/sh", "-c", "trap 'exit 0' TERM INT; while sleep 1; do :; done")
 """What runs in a machine whose author asked for a shell: nothing, until it is told to end."""
@@ -79,6 +82,7 @@ class Summary:
     id: str
     machinetype: str
     runtime: str
+    runtime_reason: str = ""
     image: str
     image_digest: str | None
     processors: int
@@ -129,32 +133,47 @@ async def run(request: Request, places: Places, voice: Voice, joined: Joined | N
 async def _run(
     request: Request, places: Places, voice: Voice, joined: Joined | None, interrupts: "_Interrupts"
 ) -> Summary:
+    try:
+        request = replace(request, chosen=await handing.at_hand(request.chosen, places))
+    except NoRepositories as error:
+        raise CannotRun(str(error)) from error
     config, type_ = request.chosen.config, request.chosen.machinetype
     if problems := check_files(config, type_.name) if not type_.root_image.startswith(BUILT) else ():
         raise CannotRun("\n".join(str(problem) for problem in problems))
     async with AsyncExitStack() as stack:
         try:
-            image = await image_of(type_, places, voice.tell)
-            runtime, probe = await stack.enter_async_context(engines.chosen(type_, config, places))
+            found = await stack.enter_async_context(engines.chosen(type_, config, places, needed(type_)))
+            material = await material_of(type_, config, places, voice.tell)
         except (NoImage, engines.NoRuntime, ConfigError, ImageError) as error:
             raise CannotRun(str(error)) from error
-        plan = _plan(request, image)
+        plan = _plan(request, material)
+        runtime, can = found.runtime, found.probe.capabilities
         directory = Directory(places.machines / plan.id)
         try:
             plan = await connection.joined(plan, directory, places, config)
+            plan = replace(plan, repositories=await handing.handed(type_, plan.image, config, places))
             spec = await asyncio.to_thread(_prepared, plan, directory, runtime.name)
-        except (CannotPrepare, connection.NetworkFault) as error:
+            spec = handing.with_step(spec, directory, config, places)
+        except (CannotPrepare, NoRepositories, connection.NetworkFault) as error:
             raise CannotRun(str(error)) from error
-        if probe.capabilities and (lacking := unmet(spec, probe.capabilities)):
+        if can and (lacking := unmet(spec, can)):
             directory.remove()
             raise CannotRun(f"machinetype {type_.name}: {runtime.name} on this host lacks {'; '.join(lacking)}")
-        if probe.capabilities and (soft := spec.limits.asked() - probe.capabilities.limits):
-            reason = probe.capabilities.absent.get("limits", "")
+        if can and (soft := spec.limits.asked() - can.limits):
+            reason = can.absent.get("limits", "")
             voice.tell(f"not enforced on this host: {', '.join(sorted(soft))}" + (f" ({reason})" if reason else ""))
-        return await _life(request, plan, spec, runtime, directory, voice, joined, interrupts)
+
+        async def kept(seen: Seen) -> None:
+            if wrong := await handing.keep(seen, directory, config, places):
+                voice.tell(f"machine {plan.id} {wrong}")
+
+        if found.why:
+            voice.tell(f"runtime {found.why}")
+        summary = await _life(request, plan, spec, runtime, directory, voice, joined, kept, interrupts)
+        return replace(summary, runtime_reason=found.why or f"the machinetype names {runtime.name}")
 
 
-def _plan(request: Request, image: Image) -> Plan:
+def _plan(request: Request, material: Material) -> Plan:
     type_, now = request.chosen.machinetype, time.time()
     processors = _processors(request.processors, type_.min_processors, type_.max_processors, type_.name)
     seconds = min(type_.max_wallclock_seconds, request.seconds or type_.max_wallclock_seconds)
@@ -164,7 +183,8 @@ def _plan(request: Request, image: Image) -> Plan:
         owner=f"run:{os.geteuid()}",
         space=settings.space,
         machinetype=type_,
-        image=image,
+        image=material.image,
+        start=material.start,
         allocation=Allocation(
             job_id=str(uuid.uuid4()),
             processors=processors,
@@ -191,7 +211,9 @@ def _processors(asked: int | None, least: int, most: int, name: str) -> int:
 
 def _prepared(plan: Plan, directory: Directory, runtime: str) -> Spec:
     host = os.uname().nodename
-    return prepare(plan, directory, runtime=runtime, host=host, version=f"lmd {version('lmd')}", supervisor=os.getpid())
+    made = prepare(plan, directory, runtime=runtime, host=host, version=f"lmd {version('lmd')}", supervisor=os.getpid())
+    handing.note(plan.repositories, directory)
+    return made
 
 
 async def _life(
@@ -202,6 +224,7 @@ async def _life(
     directory: Directory,
     voice: Voice,
     joined: Joined | None,
+    kept: Callable[[Seen], Awaitable[None]],
     interrupts: "_Interrupts",
 ) -> Summary:
     clock = Clock(time.time())
@@ -223,6 +246,7 @@ async def _life(
         await asyncio.shield(_forget(runtime, plan.id, directory, voice))
         raise CannotRun(str(error) or "interrupted before the machine ran") from error
     interrupts.target = supervisor.interrupt  # with no await before: from here on the machine is told
+    await kept(seen)
     voice.tell(f"machine {plan.id} runs on {runtime.name} with {plan.allocation.processors} processor(s)")
     if request.show_features:
         _tell_features(plan, voice)
@@ -297,8 +321,8 @@ async def _conclude(
         id=plan.id,
         machinetype=type_.name,
         runtime=runtime.name,
-        image=plan.image.location,
-        image_digest=created.image_digest,
+        image=plan.image_named,
+        image_digest=plan.image_id or created.image_digest,
         processors=plan.allocation.processors,
         outcome=outcome,
         reason=end.reason if end else None,
@@ -355,6 +379,7 @@ async def destroyed(runtime: Runtime, name: str, directory: Directory) -> None:
     await runtime.destroy(name)
     if isinstance(runtime, Reclaims) and directory.joboutputs.exists():
         await runtime.reclaim(directory.joboutputs)
+    await asyncio.to_thread(handing.end_clients, directory, os.getpid())
     await asyncio.to_thread(directory.remove)
 
 

@@ -14,6 +14,7 @@ from lmd.machine import connection
 from lmd.machine.conditions import CONDITIONS, conditions
 from lmd.machine.saved import normal, save
 from lmd.machine.spec import Plan, existing, spec, targets
+from lmd.machine.start import NoCommand
 from runtimes.contract import ImageKind, Spec
 
 SECRET_LIMIT = 1_000_000
@@ -32,7 +33,7 @@ def prepare(plan: Plan, directory: Directory, *, runtime: str, host: str, versio
     """
     try:
         return _write(plan, directory, runtime, host, version, supervisor)
-    except (DirectoryError, user_data.UserDataError, SeedError, OSError) as error:
+    except (DirectoryError, user_data.UserDataError, SeedError, NoCommand, OSError) as error:
         directory.remove()
         raise CannotPrepare(f"machinetype {plan.machinetype.name}: {error}") from error
     except BaseException:
@@ -44,7 +45,7 @@ def _write(plan: Plan, directory: Directory, runtime: str, host: str, version: s
     type_, given = plan.machinetype, plan.allocation
     root = Path(plan.image.location)
     there = existing(root) if plan.image.kind is ImageKind.ROOT_DIRECTORY else {}
-    places = targets(plan.image, there)
+    places = targets(plan, there)
     if type_.user_data is not None:
         form = "http" if type_.features_form == "http" else "file-url"
         content = _user_data(plan, type_, features.variables(form, places), host, version)

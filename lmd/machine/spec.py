@@ -1,14 +1,17 @@
 """A machinetype and its place on this host as the spec that a runtime gets. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from lmd.config.files import image_kind
 from lmd.config.models import MachineType
 from lmd.environment import features
 from lmd.environment.directory import Directory
 from lmd.environment.features import Allocation
-from runtimes.contract import Image, ImageKind, Limits, Mount, Network, Nic, Spec, Tmpfs
+from lmd.machine.start import Start, command, disk_bytes
+from lmd.repositories.handing import Handed
+from runtimes.contract import Image, ImageKind, Limits, Mount, Network, Nic, Placement, Spec, Tmpfs
 
 LIFETIME_MARGIN = 120
 """Seconds after the shutdown time at which the engine ends a machine that nobody of ours looks after any more."""
@@ -38,16 +41,29 @@ class Plan:
     allocation: Allocation
     command: tuple[str, ...] | None = None  # in place of the type's own
     detached: bool = False  # an operator has asked the daemon for it
+    repositories: Handed = field(default_factory=Handed)
     nic: Nic | None = None  # its place in the factory's own network
+    start: Start | None = None  # of a virtual machine
+    placement: Placement | None = None
+
+    @property
+    def image_named(self) -> str:
+        """The image as its type has it, also where the machine is made of what was unpacked from it."""
+        return (self.start.named if self.start else "") or self.image.location
+
+    @property
+    def image_id(self) -> str | None:
+        """The id of the container image that a virtual machine runs; None where the engine tells it."""
+        return self.start.described.image_id if self.start and self.start.described else None
 
 
-def targets(image: Image, exists: Mapping[PurePosixPath, bool]) -> dict[str, PurePosixPath]:
+def targets(plan: Plan, exists: Mapping[PurePosixPath, bool]) -> dict[str, PurePosixPath]:
     """Where the parts of the environment lie in the machine, by variable (and `user_data`).
 
-    In a root directory that is used in place no mount point can be made: what it lacks (`exists`) lies below `ASIDE`,
-    in a tmpfs. The variables always tell the truth.
+    In a root directory that a container uses in place no mount point can be made: what it lacks (`exists`) lies below
+    `ASIDE`, in a tmpfs. The variables always tell the truth.
     """
-    if image.kind is not ImageKind.ROOT_DIRECTORY:
+    if plan.image.kind is not ImageKind.ROOT_DIRECTORY or plan.start is not None:
         return dict(PLACES)
     return {name: path if exists.get(path) else ASIDE / path.name for name, path in PLACES.items()}
 
@@ -62,10 +78,13 @@ def existing(root: Path) -> dict[PurePosixPath, bool]:
 
 
 def spec(plan: Plan, directory: Directory, places: Mapping[str, PurePosixPath], secrets: Sequence[Path]) -> Spec:
-    """The spec of a machine whose files are in `directory`; `secrets` in the order of the type's `secret_files`."""
+    """The spec of a machine whose files are in `directory`; `secrets` in the order of the type's `secret_files`.
+
+    Raises `NoCommand`.
+    """
     type_, given = plan.machinetype, plan.allocation
     entrypoint, args = _command(plan, places)
-    return Spec(
+    made = Spec(
         id=plan.id,
         owner=plan.owner,
         space=plan.space,
@@ -74,8 +93,9 @@ def spec(plan: Plan, directory: Directory, places: Mapping[str, PurePosixPath], 
         entrypoint=entrypoint,
         args=args,
         environment=features.variables(type_.features_form, places) | features.twins(given) | dict(type_.environment),
-        mounts=_mounts(type_, directory, places, secrets),
-        tmpfs=tuple(Tmpfs(target=PurePosixPath(path), size_bytes=size) for path, size in type_.tmpfs.items()),
+        mounts=_mounts(type_, directory, places, secrets) + plan.repositories.mounts,
+        tmpfs=tuple(Tmpfs(target=PurePosixPath(path), size_bytes=size) for path, size in type_.tmpfs.items())
+        + (plan.repositories.tmpfs if type_.isolation == "container" else ()),
         scratch=tuple(PurePosixPath(path) for path in type_.tmp_binds),
         limits=Limits(
             processors=given.processors,
@@ -95,8 +115,73 @@ def spec(plan: Plan, directory: Directory, places: Mapping[str, PurePosixPath], 
         architecture=type_.architecture,
         user=type_.user or ("0:0" if type_.runs_user_data else None),
         console_bytes=type_.console_bytes,
+        idle=type_.machine_class == "idle",
         lifetime_seconds=int(given.shutdown_time - given.started) + given.grace + LIFETIME_MARGIN,
     )
+    return made if plan.start is None else _virtual(made, plan, plan.start)
+
+
+def _virtual(made: Spec, plan: Plan, start: Start) -> Spec:
+    """The same as a virtual machine: what engines take from a container image is said in the spec."""
+    type_ = plan.machinetype
+    made = replace(
+        made,
+        boot=start.boot,
+        disk_bytes=disk_bytes(type_, plan.allocation.processors),
+        uuid=plan.allocation.job_id,
+        graphics=type_.graphics,
+        placement=plan.placement,
+    )
+    if start.boot is None:  # its own system starts, and is told by the metadata alone
+        return replace(
+            made, entrypoint=None, args=None, environment={}, mounts=(), user=None, limits=_outer(made.limits)
+        )
+    entrypoint, args = command(start, made.entrypoint, made.args)
+    said = start.described
+    folder = said.working_directory if said else ""
+    return replace(
+        made,
+        entrypoint=entrypoint,
+        args=args,
+        environment={**(said.environment if said else {}), **made.environment},
+        user=made.user or (said.user if said else "") or None,
+        working_directory=PurePosixPath(folder) if folder.startswith("/") else None,
+    )
+
+
+def _outer(limits: Limits) -> Limits:
+    """Those that the host sets; a system of its own counts its processes and files itself."""
+    return Limits(processors=limits.processors, memory_bytes=limits.memory_bytes)
+
+
+def needed(type_: MachineType) -> Spec | None:
+    """What a runtime would be asked for the smallest machine of a type, before anything is made for it: to choose the
+    runtime by. None for virtual machines, whose images are made to fit."""
+    if type_.isolation != "container":
+        return None
+    built = type_.root_image.startswith("lmd:")
+    kind, location = (ImageKind.OCI_ARCHIVE, "") if built else image_kind(type_.root_image)
+    plan = Plan(
+        id="needed",
+        owner="",
+        space="",
+        machinetype=type_,
+        image=Image(kind=kind, location=location),
+        allocation=Allocation(
+            job_id="needed",
+            processors=type_.min_processors,
+            memory_bytes=type_.mb_per_processor * type_.min_processors * 2**20,
+            started=0,
+            shutdown_time=type_.max_wallclock_seconds,
+            grace=0,
+            hs06_per_processor=None,
+            swap_bytes=0,
+        ),
+    )
+    nowhere = Directory(Path("/nowhere"))
+    made = spec(plan, nowhere, dict(PLACES), [nowhere.path] * len(type_.secret_files))
+    nic = Nic(address="", prefix=0, gateway="", mac="", port="", bridge="")
+    return replace(made, nic=nic if made.network is Network.LMD else None)
 
 
 def seeded(type_: MachineType) -> bool:

@@ -4,20 +4,21 @@ The host has one, looked after under a lock, by whoever needs it: `lm run`, the 
 machines that want a place, and nothing that runs.
 """
 
+import errno
 import fcntl
 import os
 import secrets
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv6Network
 from pathlib import Path
 from typing import TypeVar
 
 from lmd.metadata import launch
-from lmd.network import addresses, bridge, firewall, leases, libvirt_network
-from lmd.network.addresses import METADATA, METADATA6
+from lmd.network import addresses, bridge, firewall, host, leases, libvirt_network
 from lmd.network.bridge import NetworkFault, Wanted
 from runtimes.containers.nic import index
 from runtimes.contract import Nic
@@ -35,6 +36,7 @@ class Settings:
     libvirt: str = "auto"
     uri: str = libvirt_network.URI
     offered: tuple[str, ...] = ()
+    hosts: Path = libvirt_network.HOSTS
 
 
 def join(run: Path, directory: Path, name: str, settings: Settings) -> Nic:
@@ -88,19 +90,18 @@ def _mend(run: Path, prefix6: IPv6Network | None, settings: Settings) -> bool:
             )
         by_libvirt = _libvirts(net, settings)
         if by_libvirt:
-            hosts = {place.mac: (str(place.address), name) for place, name in places.items()}
-            there = index(net, addresses.BRIDGE) is not None
-            _within(LIBVIRT_SECONDS, lambda: libvirt_network.ensure(prefix6, hosts, there, settings.uri))
+            libvirt_network.list_hosts(settings.hosts, places)
+            usable = index(net, addresses.BRIDGE) is not None and answers_dns()
+            _within(LIBVIRT_SECONDS, lambda: libvirt_network.ensure(prefix6, settings.hosts, usable, settings.uri))
         else:
             bridge.make(net)
-            bridge.forwarding(wanted)
         bridge.furnish(net, wanted)
+        bridge.forwarding(wanted)
         try:
-            firewall.load(firewall.rules(places, prefix6, nat=not by_libvirt, offered=settings.offered))
+            firewall.load(firewall.rules(places, prefix6, offered=settings.offered))
         except ValueError as error:
             raise NetworkFault(f"[network] services: {error}") from error
-        if not by_libvirt:
-            firewall.let_through()
+        firewall.let_through()
         bridge.reconnect(net)
     serve(run, prefix6)
     return by_libvirt
@@ -108,9 +109,8 @@ def _mend(run: Path, prefix6: IPv6Network | None, settings: Settings) -> bool:
 
 def serve(run: Path, prefix6: IPv6Network | None) -> None:
     """See to a metadata server. Raises `NetworkFault`."""
-    features = [str(addresses.GATEWAY), *([str(addresses.gateway6(prefix6))] if prefix6 else [])]
     try:
-        launch.ensure(run, features, [str(METADATA), *([str(METADATA6)] if prefix6 else [])])
+        launch.ensure(run, *host.sides(prefix6))
     except launch.CannotLaunch as error:
         raise NetworkFault(str(error)) from error
 
@@ -133,13 +133,19 @@ def _libvirts(net: object, settings: Settings) -> bool:
     return True
 
 
+def answers_dns() -> bool:
+    """True if the network's dnsmasq is there: somebody has its address and port."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((str(addresses.GATEWAY), 53))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
+
+
 def _prefix(settings: Settings) -> IPv6Network | None:
     """The host's own prefix; None where IPv6 is off."""
-    if not settings.ipv6 or not Path("/proc/net/if_inet6").exists():
-        return None
-    with suppress(OSError):
-        return addresses.own_prefix(Path("/etc/machine-id").read_text().strip())
-    return addresses.own_prefix(os.uname().nodename)
+    return host.prefix6() if settings.ipv6 else None
 
 
 @contextmanager

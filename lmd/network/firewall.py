@@ -22,15 +22,17 @@ from lmd.network.bridge import NetworkFault
 SECONDS = 20.0
 OFFERED_TCP = (53, 80)
 OFFERED_UDP = (53, 67)
+ZONE = "trusted"
+"""firewalld's zone that drops nothing: what is dropped is our rules' to say."""
 NEW_CONNECTIONS = (100, 300)
 """New connections to the server that a machine may make: a second, and at once."""
 
 
-def rules(places: Iterable[Place], prefix6: IPv6Network | None, *, nat: bool, offered: Iterable[str] = ()) -> str:
-    """The script for nft. `nat`: whether masquerading is ours to do (libvirt does it for its networks); `offered`:
-    more services of the factory, such as `tcp 3128`. Raises ValueError for one that is none."""
+def rules(places: Iterable[Place], prefix6: IPv6Network | None, *, offered: Iterable[str] = ()) -> str:
+    """The script for nft. `offered`: more services of the factory, such as `tcp 3128`. Raises ValueError for one that
+    is none."""
     listed = sorted(places, key=lambda place: place.number)
-    return "\n".join([*_bridge(listed, prefix6), *_inet(prefix6, nat, [_service(text) for text in offered]), ""])
+    return "\n".join([*_bridge(listed, prefix6), *_inet(prefix6, [_service(text) for text in offered]), ""])
 
 
 def load(script: str) -> None:
@@ -49,16 +51,25 @@ def load(script: str) -> None:
 
 def let_through() -> None:
     """Let the bridge through chains that drop what is forwarded: Docker sets such a policy, and a drop anywhere is a
-    drop. Where there is no iptables there is no such chain. Raises `NetworkFault`. Blocks."""
+    drop. Where there is no iptables there is no such chain. firewalld is told to leave the bridge to us.
+
+    Raises `NetworkFault`. Blocks.
+    """
     for tool, rule in _passes():
-        if not _done(tool, "-C", rule) and not _done(tool, "-I", rule):
+        if not _done(tool, "-C", "FORWARD", *rule) and not _done(tool, "-I", "FORWARD", *rule):
             raise NetworkFault(f"{tool} cannot let {BRIDGE} through the chain FORWARD")
+    if shutil.which("firewall-cmd") and _done("firewall-cmd", "--state"):
+        zone = f"--zone={ZONE}"
+        if not _done("firewall-cmd", zone, f"--query-interface={BRIDGE}") and not _done(
+            "firewall-cmd", zone, f"--change-interface={BRIDGE}"
+        ):
+            raise NetworkFault(f"firewalld cannot put {BRIDGE} into its zone {ZONE}")
 
 
 def keep_out() -> None:
     """Undo `let_through`. Blocks."""
     for tool, rule in _passes():
-        while _done(tool, "-C", rule) and _done(tool, "-D", rule):
+        while _done(tool, "-C", "FORWARD", *rule) and _done(tool, "-D", "FORWARD", *rule):
             pass
 
 
@@ -68,12 +79,13 @@ def _passes() -> Iterator[tuple[str, tuple[str, ...]]]:
         yield tool, ("-o", BRIDGE, "-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "ACCEPT")
 
 
-def _done(tool: str, how: str, rule: Iterable[str]) -> bool:
-    command = [tool, "-w", "5", how, "FORWARD", *rule]
+def _done(*command: str) -> bool:
+    wait = ["-w", "5"] if command[0] in ("iptables", "ip6tables") else []
     try:
-        return subprocess.run(command, capture_output=True, check=False, timeout=SECONDS).returncode == 0
+        run = [command[0], *wait, *command[1:]]
+        return subprocess.run(run, capture_output=True, check=False, timeout=SECONDS).returncode == 0
     except subprocess.TimeoutExpired as error:
-        raise NetworkFault(f"{tool} did not end within {SECONDS:g} s") from error
+        raise NetworkFault(f"{command[0]} did not end within {SECONDS:g} s") from error
 
 
 REMOVE = "table bridge lmd\ndelete table bridge lmd\ntable inet lmd\ndelete table inet lmd\n"
@@ -126,7 +138,7 @@ def _bridge(places: list[Place], prefix6: IPv6Network | None) -> list[str]:
     ]
 
 
-def _inet(prefix6: IPv6Network | None, nat: bool, offered: list[tuple[str, int]]) -> list[str]:
+def _inet(prefix6: IPv6Network | None, offered: list[tuple[str, int]]) -> list[str]:
     own6 = ", ".join(str(a) for a in [METADATA6, *([gateway6(prefix6)] if prefix6 else [])])
     rate, burst = NEW_CONNECTIONS
     more = [f"    {protocol} dport {port} accept" for protocol, port in offered]
@@ -172,7 +184,7 @@ def _inet(prefix6: IPv6Network | None, nat: bool, offered: list[tuple[str, int]]
         f'    oifname "{BRIDGE}" ct state established,related accept',
         f'    oifname "{BRIDGE}" drop',
         "  }",
-        *(masquerade if nat else []),
+        *masquerade,
         "}",
     ]
 

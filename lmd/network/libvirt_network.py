@@ -1,47 +1,71 @@
-"""The factory's network as libvirt keeps it: its bridge, NAT, DHCP with an address and a name for each machine, DNS.
+"""The factory's network as libvirt keeps it: its bridge, DHCP with an address and a name for each machine, DNS.
 
-Built as a tree, read back as a tree, and changed only where it differs. All calls block: use a thread with a deadline.
+Built as a tree, read back as a tree, and changed only where it differs. The rules are ours (`firewall`), so the mode is
+`open`, in which libvirt makes none: the same rules hold for machines of every kind, and whoever flushes the host's does
+not leave libvirt at a loss. A machine is made known by a file in the directory of hosts that dnsmasq watches: asking
+libvirt for it takes half a second each. All calls block: use a thread with a deadline.
 """
 
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from ipaddress import IPv6Network
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Tree
 
-from lmd.network.addresses import BRIDGE, GATEWAY, MAC, NAME, NETWORK, gateway6
+from lmd.network.addresses import BRIDGE, GATEWAY, MAC, NAME, NETWORK, Place, gateway6
 from lmd.network.bridge import NetworkFault
 
-STAMP = "https://lmd.invalid/network/1"
+STAMP = "urn:lmd:network:1"
+DNSMASQ = "http://libvirt.org/schemas/network/dnsmasq/1.0"
 VACS = "vac_169.254.0.0"
 URI = "qemu:///system"
+HOSTS = Path("/var/lib/libvirt/dnsmasq/lmd.hosts")
+"""Below a directory that dnsmasq may read where SELinux or AppArmor confine it."""
 
-Hosts = Mapping[str, tuple[str, str]]
-"""MAC address to IPv4 address and name."""
 
-
-def definition(prefix6: IPv6Network | None, hosts: Hosts) -> str:
-    """The network's XML. Nobody gets an address who is not listed."""
+def definition(prefix6: IPv6Network | None, hosts: Path) -> str:
+    """The network's XML; `hosts` is the directory in which machines are listed. Nobody else gets an address."""
     network = Tree.Element("network")
     Tree.SubElement(network, "name").text = NAME
     Tree.SubElement(network, "uuid").text = str(uuid.uuid5(uuid.NAMESPACE_URL, STAMP))
-    metadata = Tree.SubElement(network, "metadata")
-    Tree.SubElement(metadata, f"{{{STAMP}}}network")
-    forward = Tree.SubElement(network, "forward", mode="nat")
-    nat = Tree.SubElement(forward, "nat", {"ipv6": "yes"} if prefix6 else {})
-    Tree.SubElement(nat, "port", start="1024", end="65535")
+    Tree.SubElement(Tree.SubElement(network, "metadata"), f"{{{STAMP}}}network")
+    Tree.SubElement(network, "forward", mode="open")
     Tree.SubElement(network, "bridge", name=BRIDGE, stp="off", delay="0")
     Tree.SubElement(network, "mac", address=MAC)
     Tree.SubElement(network, "port", isolated="yes")
-    four = Tree.SubElement(network, "ip", address=str(GATEWAY), prefix=str(NETWORK.prefixlen))
-    dhcp = Tree.SubElement(four, "dhcp")
-    for mac, (address, name) in sorted(hosts.items()):
-        dhcp.append(_host(mac, address, name))
+    Tree.SubElement(network, "ip", address=str(GATEWAY), prefix=str(NETWORK.prefixlen))
     if prefix6:
         address6 = str(gateway6(prefix6))
         Tree.SubElement(network, "ip", family="ipv6", address=address6, prefix=str(prefix6.prefixlen))
+    options = Tree.SubElement(network, f"{{{DNSMASQ}}}options")
+    for value in (
+        f"dhcp-range={GATEWAY},static,{NETWORK.netmask}",
+        f"dhcp-hostsdir={hosts}",
+        "dhcp-authoritative",
+        "leasefile-ro",
+        "no-ping",
+    ):
+        Tree.SubElement(options, f"{{{DNSMASQ}}}option", value=value)
     return Tree.tostring(network, encoding="unicode")
+
+
+def list_hosts(directory: Path, places: Mapping[Place, str]) -> None:
+    """Have the directory list these machines and no others. Raises OSError."""
+    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    wanted = {str(place.address): f"{place.mac},{place.address},{name}\n" for place, name in places.items()}
+    for path in directory.iterdir():
+        if path.name not in wanted:
+            path.unlink(missing_ok=True)
+    for name, line in wanted.items():
+        path = directory / name
+        if not path.exists() or path.read_text() != line:
+            # In one write and in place: dnsmasq looks when a file that it watches is closed or moved in.
+            part = directory.with_name(f"{directory.name}.part")
+            part.write_text(line)
+            part.chmod(0o644)
+            part.rename(path)
 
 
 def ours(xml: str) -> bool:
@@ -50,25 +74,12 @@ def ours(xml: str) -> bool:
 
 
 def same(xml: str, wanted: str) -> bool:
-    """True if two definitions are the same but for their DHCP hosts and what libvirt adds."""
+    """True if two definitions are the same but for what libvirt adds."""
     return _shape(xml) == _shape(wanted)
 
 
-def hosts_of(xml: str) -> Hosts:
-    """The DHCP hosts of a definition."""
-    found = _read(xml).iterfind("ip/dhcp/host")
-    return {h.get("mac", "").lower(): (h.get("ip", ""), h.get("name", "")) for h in found}
-
-
-def changes(now: Hosts, wanted: Hosts) -> tuple[list[str], list[str]]:
-    """Hosts to delete and to add, as XML; one that has changed is in both."""
-    gone = [_text(mac, *now[mac]) for mac in now if wanted.get(mac) != now[mac]]
-    new = [_text(mac, *wanted[mac]) for mac in wanted if now.get(mac) != wanted[mac]]
-    return gone, new
-
-
-def ensure(prefix6: IPv6Network | None, hosts: Hosts, bridge_there: bool, uri: str = URI) -> bool:
-    """Make the network what it has to be; True if its bridge has been made anew, so that ports have fallen out.
+def ensure(prefix6: IPv6Network | None, hosts: Path, usable: bool, uri: str = URI) -> None:
+    """Make the network what it has to be; started anew unless it is `usable` (its bridge and dnsmasq are there).
 
     Raises `NetworkFault`.
     """
@@ -80,7 +91,7 @@ def ensure(prefix6: IPv6Network | None, hosts: Hosts, bridge_there: bool, uri: s
     except libvirt.libvirtError as error:
         raise NetworkFault(f"libvirt cannot be reached: {error}") from error
     try:
-        return _ensured(libvirt, connection, prefix6, hosts, bridge_there)
+        _ensured(libvirt, connection, definition(prefix6, hosts), usable)
     except libvirt.libvirtError as error:
         raise NetworkFault(f"libvirt refuses the network {NAME}: {error}{_hint(str(error))}") from error
     finally:
@@ -136,8 +147,7 @@ def has_it(uri: str = URI) -> bool:
         connection.close()
 
 
-def _ensured(api: Any, connection: Any, prefix6: IPv6Network | None, hosts: Hosts, bridge_there: bool) -> bool:
-    wanted = definition(prefix6, hosts)
+def _ensured(api: Any, connection: Any, wanted: str, usable: bool) -> None:
     try:
         network = connection.networkLookupByName(NAME)
     except api.libvirtError:
@@ -147,39 +157,14 @@ def _ensured(api: Any, connection: Any, prefix6: IPv6Network | None, hosts: Host
             raise NetworkFault(
                 f"libvirt has a network {NAME} that is not ours: rename it, or remove it: virsh net-undefine {NAME}"
             )
-        if not same(network.XMLDesc(0), wanted):
-            if network.isActive():
-                network.destroy()
-            network = connection.networkDefineXML(wanted)
-    if network.isActive() and not bridge_there:
-        network.destroy()  # its bridge has been taken from under it
-    made = not network.isActive()
-    if made:
-        connection.networkDefineXML(wanted)
+        usable = usable and same(network.XMLDesc(0), wanted)
+    if network.isActive() and not usable:
+        network.destroy()
+    if not network.isActive():
+        network = connection.networkDefineXML(wanted)
         network.create()
     if not network.autostart():
         network.setAutostart(1)
-    _tell_hosts(api, network, hosts)
-    return made
-
-
-def _tell_hosts(api: Any, network: Any, hosts: Hosts) -> None:
-    """Add and remove single hosts. Any change, even one that changes nothing, has libvirt start a dnsmasq that died."""
-    gone, new = changes(hosts_of(network.XMLDesc(0)), hosts)
-    if hosts and not gone and not new:
-        mac, host = min(hosts.items())
-        again = api.VIR_NETWORK_UPDATE_COMMAND_MODIFY
-        network.update(
-            again, api.VIR_NETWORK_SECTION_IP_DHCP_HOST, -1, _text(mac, *host), api.VIR_NETWORK_UPDATE_AFFECT_LIVE
-        )
-    both = api.VIR_NETWORK_UPDATE_AFFECT_LIVE | api.VIR_NETWORK_UPDATE_AFFECT_CONFIG
-    section = api.VIR_NETWORK_SECTION_IP_DHCP_HOST
-    for command, texts in (
-        (api.VIR_NETWORK_UPDATE_COMMAND_DELETE, gone),
-        (api.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, new),
-    ):
-        for text in texts:
-            network.update(command, section, -1, text, both)
 
 
 def _read(xml: str) -> Tree.Element:
@@ -188,22 +173,16 @@ def _read(xml: str) -> Tree.Element:
 
 def _shape(xml: str) -> list[object]:
     top = _read(xml)
-    forward, nat, bridge = top.find("forward"), top.find("forward/nat"), top.find("bridge")
+    forward, bridge = top.find("forward"), top.find("bridge")
     return [
         forward.get("mode") if forward is not None else None,
-        (nat.get("ipv6") or "no") if nat is not None else None,
         bridge.get("name") if bridge is not None else None,
-        sorted((ip.get("family") or "ipv4", ip.get("address"), ip.get("prefix")) for ip in top.iterfind("ip")),
+        sorted(
+            (ip.get("family") or "ipv4", str(ip.get("address")), str(ip.get("prefix"))) for ip in top.iterfind("ip")
+        ),
         [port.get("isolated") for port in top.iterfind("port")],
+        [option.get("value") for option in top.iterfind(f"{{{DNSMASQ}}}options/{{{DNSMASQ}}}option")],
     ]
-
-
-def _host(mac: str, address: str, name: str) -> Tree.Element:
-    return Tree.Element("host", mac=mac, name=name, ip=address)
-
-
-def _text(mac: str, address: str, name: str) -> str:
-    return Tree.tostring(_host(mac, address, name), encoding="unicode")
 
 
 def _hint(text: str) -> str:

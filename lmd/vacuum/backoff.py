@@ -7,10 +7,14 @@
 - So that not all factories try at once, each waits for a time of its own, drawn from its name and the abort.
 - A factory whose machines of the type fail round after round for anything but a lack of work waits twice as long
   each time, up to an hour: a black hole does not use up the work of the space.
+- A type whose last machines here all ended early, though without an abort code, waits for backoff_seconds too: whatever
+  makes them so short, a restart a second helps nobody.
 - In a large space, aborts on a few factories hold back those factories alone as long as ten times as many others see
   new machines of the type work.
 """
 
+import heapq
+import math
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -18,7 +22,7 @@ from dataclasses import dataclass
 
 from lmd.vacuum.decision import Code
 from lmd.vacuum.facts import Machine, Phase, TypeRules
-from lmd.vacuum.space import Space, TypeInSpace
+from lmd.vacuum.space import NOTHING, Space, TypeInSpace
 
 FIRST_ABORT_CODE = 300
 NO_WORK = range(300, 400)
@@ -27,6 +31,8 @@ STAGGER_SECONDS = 60.0
 """Between the times at which two factories may try a type out: how often factories ask each other."""
 MOST_STAGGERS = 30
 FEW = 0.1
+HASTY = 8
+"""So many machines in a row that end early, though well, make a type wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,17 @@ class Standing:
 
     hold: Hold | None = None
     trial: bool = False
+
+
+FREE = Standing()
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """This factory's machines of one type: those that are alive, and those that ended lately."""
+
+    alive: Sequence[Machine]
+    ended: Sequence[Machine]
 
 
 def aborted(machine: Machine, kind: TypeRules) -> bool:
@@ -77,33 +94,55 @@ def proven(now: float, machines: Iterable[Machine], kind: TypeRules) -> float | 
     return max(starts, default=None)
 
 
-def newest_abort(now: float, machines: Iterable[Machine], kind: TypeRules) -> Machine | None:
+def newest_abort(now: float, ended: Iterable[Machine], kind: TypeRules) -> Machine | None:
     """The abort of this factory that ended last; what a clock that has jumped puts far ahead is passed over."""
     horizon = now + kind.backoff_seconds + kind.fizzle_seconds
-    ends = [m for m in machines if aborted(m, kind) and m.finished is not None and m.finished <= horizon]
-    return max(ends, key=lambda machine: machine.finished or 0.0, default=None)
+    newest, at = None, -math.inf
+    for machine in ended:
+        if machine.finished is not None and at < machine.finished <= horizon and aborted(machine, kind):
+            newest, at = machine, machine.finished
+    return newest
 
 
-def standing(now: float, kind: TypeRules, machines: Sequence[Machine], space: Space, this: str) -> Standing:
-    """Where the type stands on this factory; `machines` are those of the type."""
-    there = space.types.get(kind.name, TypeInSpace())
-    own = newest_abort(now, machines, kind)
+def standing(now: float, kind: TypeRules, own: History, space: Space, this: str) -> Standing:
+    """Where the type stands on this factory."""
+    there = space.types.get(kind.name, NOTHING)
+    if not own.ended and not there.aborts:
+        return FREE
     foreign = _foreign(now, kind, there)
-    until, at, words = _backed_off(kind, machines, own, foreign)
+    until, at, words = _backed_off(kind, own, newest_abort(now, own.ended, kind), foreign)
+    if pause := _in_haste(now, own.ended, kind):
+        return Standing(pause)
     if at is None:
-        return Standing()
+        return FREE
     if now < until:
-        return Standing(Hold(Code.BACKOFF, f"waits {kind.backoff_seconds:.0f} s after {words}", until))
-    worked = max(
-        [start for start in (proven(now, machines, kind), *there.proofs[:1]) if start is not None], default=None
-    )
+        return Standing(Hold(Code.BACKOFF, f"waits {until - at:.0f} s after {words}", until))
+    if there.proofs and there.proofs[0] > at:
+        return FREE
+    worked = proven(now, [*own.alive, *own.ended], kind)
     if worked is not None and worked > at:
-        return Standing()
-    return _trial(now, kind, machines, space, this, until, at)
+        return FREE
+    return _trial(now, kind, own.alive, space, this, until, at)
+
+
+def _in_haste(now: float, machines: Sequence[Machine], kind: TypeRules) -> Hold | None:
+    """A hold where the last machines of the type all ended early and well, the last one just now."""
+    if len(machines) < HASTY:
+        return None
+    ended = [m for m in machines if m.finished is not None and not m.excused]
+    last = heapq.nlargest(HASTY, ended, key=lambda machine: machine.finished or 0.0)
+    if len(last) < HASTY or any(age(machine, machine.finished) >= kind.fizzle_seconds for machine in last):
+        return None
+    until = (last[0].finished or 0.0) + kind.backoff_seconds
+    if not now < until <= now + kind.backoff_seconds:
+        return None
+    return Hold(Code.BACKOFF, f"its last {HASTY} machines here ended within {kind.fizzle_seconds:.0f} s", until)
 
 
 def _foreign(now: float, kind: TypeRules, there: TypeInSpace) -> tuple[float, str, str] | None:
     """The abort elsewhere that counts here: the newest, after the few that a space of working machines bears."""
+    if not there.aborts:
+        return None
     since = now - kind.backoff_seconds - 2 * kind.fizzle_seconds
     working = bisect_left([-start for start in there.proofs], -since)
     set_aside = int(FEW * working)
@@ -111,13 +150,13 @@ def _foreign(now: float, kind: TypeRules, there: TypeInSpace) -> tuple[float, st
 
 
 def _backed_off(
-    kind: TypeRules, machines: Sequence[Machine], own: Machine | None, foreign: tuple[float, str, str] | None
+    kind: TypeRules, history: History, own: Machine | None, foreign: tuple[float, str, str] | None
 ) -> tuple[float, float | None, str]:
     """Until when the back-off lasts, the abort that it counts from, and that abort in words."""
     until, at, words = 0.0, None, ""
     if own is not None and own.finished is not None:
         wait = max(
-            kind.backoff_seconds, min(kind.backoff_seconds * 2 ** _failed_again(machines, kind), LONGEST_BACKOFF)
+            kind.backoff_seconds, min(kind.backoff_seconds * 2 ** _failed_again(history.ended, kind), LONGEST_BACKOFF)
         )
         until, at = own.finished + wait, own.finished
         ended = f"ended with code {own.code}" if own.code is not None else "ended early without a message"
@@ -131,12 +170,12 @@ def _backed_off(
     return until, at, words
 
 
-def _failed_again(machines: Sequence[Machine], kind: TypeRules) -> int:
+def _failed_again(machines: Iterable[Machine], kind: TypeRules) -> int:
     """How many rounds of machines failed here before the last one, without one between that worked; at most 12.
 
     Machines that ran at the same time are one round. A lack of work is no failure.
     """
-    ended = [m for m in machines if m.phase is Phase.FINISHED and m.finished is not None and not m.excused]
+    ended = [m for m in machines if m.finished is not None and not m.excused]
     rounds, before = 0, float("inf")
     for machine in sorted(ended, key=lambda machine: -(machine.finished or 0.0)):
         if not aborted(machine, kind) or (machine.code is not None and machine.code in NO_WORK):
@@ -148,17 +187,13 @@ def _failed_again(machines: Sequence[Machine], kind: TypeRules) -> int:
 
 
 def _trial(
-    now: float, kind: TypeRules, machines: Sequence[Machine], space: Space, this: str, until: float, at: float
+    now: float, kind: TypeRules, alive: Iterable[Machine], space: Space, this: str, until: float, at: float
 ) -> Standing:
-    young = [
-        machine
-        for machine in machines
-        if machine.phase is not Phase.FINISHED and age(machine, now) < kind.fizzle_seconds and machine.created >= at
-    ]
+    young = [m for m in alive if m.created >= at and age(m, now) < kind.fizzle_seconds]
     if young:
         passes = max((m.started if m.started is not None else m.created) for m in young) + kind.fizzle_seconds
         return Standing(Hold(Code.TESTING, f"{young[0].id} is trying it out", passes))
-    elsewhere = space.types.get(kind.name, TypeInSpace()).num_before_fizzle
+    elsewhere = space.types.get(kind.name, NOTHING).num_before_fizzle
     if elsewhere and now < until + kind.fizzle_seconds:
         return Standing(
             Hold(Code.TESTING, "another factory is trying it out after a back-off", until + kind.fizzle_seconds)

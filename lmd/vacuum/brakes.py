@@ -1,48 +1,37 @@
 """What keeps a factory from starting anything (spec 7.5), and what keeps one type off it for good."""
 
 import math
-from collections.abc import Sequence
 
 from lmd.vacuum.backoff import Hold
 from lmd.vacuum.decision import Code
-from lmd.vacuum.facts import Factory, Machine, Phase, Rules, TypeRules
+from lmd.vacuum.facts import Factory, Rules, TypeRules
+from lmd.vacuum.held import Held
 from lmd.vacuum.shares import usable_share
 
 FEW_PROCESSORS = 4
 """So many processors may be busy before the load is compared with theirs (spec 7.5 a)."""
 
 
-def of_factory(now: float, factory: Factory, machines: Sequence[Machine], rules: Rules) -> Hold | None:
+def of_factory(now: float, factory: Factory, held: Held, rules: Rules) -> Hold | None:
     """Why the factory starts nothing now, if so."""
     if factory.draining is not None:
         return Hold(Code.DRAINING, f"the factory is draining{': ' if factory.draining else ''}{factory.draining}", None)
     if factory.shutdown_time is not None and not now < factory.shutdown_time:
         return Hold(Code.SHUTDOWN, "the factory's shutdown_time has passed", None)
-    return _overload(factory, machines, rules) or _starting(machines, rules)
+    return _overload(factory, held, rules)
 
 
-def _overload(factory: Factory, machines: Sequence[Machine], rules: Rules) -> Hold | None:
+def _overload(factory: Factory, held: Held, rules: Rules) -> Hold | None:
     """Idle machines make load that slows nobody down, so theirs is taken off first."""
     if factory.load is None or not math.isfinite(factory.load):
         return None
-    alive = [machine for machine in machines if machine.phase is not Phase.FINISHED]
-    load = factory.load - sum(machine.processors for machine in alive if machine.idle)
-    busy = sum(machine.processors for machine in alive if not machine.idle)
+    load, busy = factory.load - held.idle_processors, held.processors
     most = rules.overload_per_processor
     if busy > FEW_PROCESSORS and load > most * busy:
         return Hold(Code.OVERLOAD, f"load {load:.1f} is above {most:g} for each of {busy} processors in use", None)
     if factory.cpus is not None and load > most * factory.cpus:
         return Hold(Code.OVERLOAD, f"load {load:.1f} is above {most:g} for each of {factory.cpus} processors", None)
     return None
-
-
-def _starting(machines: Sequence[Machine], rules: Rules) -> Hold | None:
-    if rules.max_starting_machines is None:
-        return None
-    starting = sum(1 for machine in machines if machine.phase is Phase.STARTING)
-    if starting < rules.max_starting_machines:
-        return None
-    return Hold(Code.STARTING, f"{starting} machines are starting already", None)
 
 
 def of_type(now: float, kind: TypeRules, factory: Factory) -> Hold | None:

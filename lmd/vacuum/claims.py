@@ -14,21 +14,31 @@ from lmd.vacuum.facts import Machine, Phase, TypeRules
 from lmd.vacuum.shares import Shares
 from lmd.vacuum.timeline import End, Plan, cheapest, end_of
 
-CHEAP, DEAR = 0.05, 0.5
+CHEAP, DEAR = 0.05, 1.0
 """What a second of waiting may cost, as a part of what the machine would do in it: of a type that has had its share
 over the accounting window, and of one that has had nothing."""
 FILLED = 0.2
 """How much less idle time costs where types that can be short, or interrupted, are there to fill it."""
+MUCH = 0.05
+"""Machines are interrupted only for a type that lacks this part of its target: small changes disturb none."""
+STARVED = 0.5
+"""A type that has missed more than this part of its target may interrupt any interruptible machine."""
 DAY = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a type lacks that this factory is to serve: `processors`, `price` of a second of waiting."""
+    """What a type lacks that this factory is to serve: `processors`, `price` of a second of waiting.
+
+    `urgent`: it lacks so much that machines may be interrupted for it; `starved`: even those of types that do not have
+    more than their share.
+    """
 
     kind: TypeRules
     processors: int
     price: float
+    urgent: bool
+    starved: bool
 
 
 def claim(
@@ -41,19 +51,34 @@ def claim(
     rating: float,
     this: str,
     others: Collection[str],
+    trial: bool,
 ) -> Claim | None:
-    """The type's claim on this factory; None if it has its share, or other factories are to serve it."""
+    """The type's claim on this factory; None if it has its share, or other factories are to serve it.
+
+    `trial`: a single machine is wanted, to try the type out.
+    """
     size = kind.min_processors * rating
     target, lacks = shares.standing(kind.name, among, max(free, 0) * rating)
-    if not lacks >= min(size, target) / 2 or not math.isfinite(lacks) or target <= 0:
+    if not entitled(size, target, lacks):
         return None
-    machines = max(1, int(lacks / size + 0.5))
+    machines = 1 if trial else max(1, int(lacks / size + 0.5))
     rank = _rank(now, kind, this, others)
     if rank >= machines:
         return None
     here = -(-(machines - rank) // (len(others) + 1))
-    price = CHEAP + (DEAR - CHEAP) * shares.starved(kind.name, target)
-    return Claim(kind, here * kind.min_processors, price)
+    missed = shares.starved(kind.name, target)
+    return Claim(
+        kind,
+        here * kind.min_processors,
+        price=CHEAP + (DEAR - CHEAP) * missed,
+        urgent=lacks >= max(min(size, target), MUCH * target),
+        starved=kind.min_processors > 1 and missed > STARVED,
+    )
+
+
+def entitled(size: float, target: float, lacks: float) -> bool:
+    """Whether one more machine of `size` brings the type nearer to its target than it is."""
+    return target > 0 and math.isfinite(lacks) and lacks >= min(size, target) / 2
 
 
 def _rank(now: float, kind: TypeRules, this: str, others: Iterable[str]) -> int:
@@ -75,6 +100,7 @@ def victims(
     alive: Iterable[Machine],
     kinds: Mapping[str, TypeRules],
     shares: Shares,
+    among: Collection[str],
     deaf: Collection[str],
     *,
     rating: float,
@@ -83,21 +109,26 @@ def victims(
     """Interruptible machines to tell for this claim: enough to start one machine of it before `before`, or none.
 
     Those whose type is furthest above its share come first, of a type those that have lost least; machines of types
-    that do not listen come last. One that needs a single processor takes only from types that are better off.
+    that do not listen come last. No type is brought below its target for it, unless the claim is of a starved one.
     """
     candidates, coming = _candidates(now, claim, alive, kinds, before)
-    wide = claim.kind.min_processors > 1
     candidates.sort(key=lambda one: (one[1].name in deaf, -shares.score(one[1].name), -one[0].created, one[0].id))
     chosen: list[Machine] = []
     gained = free + coming
-    if gained >= claim.processors:
+    spare: dict[str, float] = {}
+    if not claim.urgent or gained >= claim.processors:
         return []
     for machine, kind in candidates:
-        if not wide and shares.score(kind.name) <= shares.score(claim.kind.name):
-            continue
+        amount = machine.processors * rating
+        if not claim.starved:
+            if kind.name not in spare:
+                spare[kind.name] = -shares.standing(kind.name, among, max(free, 0) * rating)[1]
+            if spare[kind.name] < amount:
+                continue
+            spare[kind.name] -= amount
         chosen.append(machine)
         gained += machine.processors
-        shares.started(kind.name, -machine.processors * rating)
+        shares.started(kind.name, -amount)
         if gained >= claim.processors:
             break
     if gained >= claim.kind.min_processors:

@@ -52,9 +52,10 @@ class Factory:
 
     `total_processors`: the budget, which may be 0 and may change at any time; `cpus`: processors of the host, for the
     load brake; `load`: its load average. `memory_bytes`: what all machines together may have; `free_memory_bytes` and
-    `free_disk_bytes`: what the host could give away now. `draining`: why nothing is to be started. `shutdown_time`:
-    when all machines must be gone. `unusable`: machinetypes that cannot be started now, each with the reason as a
-    sentence (`runtime kvm is not available: …`, `drained by the operator`).
+    `free_disk_bytes`: what the host could give away now (young machines are taken not to have used theirs yet).
+    `draining`: why nothing is to be started. `shutdown_time`: when all machines must be gone. `unusable`: machinetypes
+    that cannot be started now, each with the reason as a sentence (`runtime kvm is not available: …`, `drained by the
+    operator`).
     """
 
     name: str

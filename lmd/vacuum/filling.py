@@ -5,16 +5,17 @@ import math
 from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence
 
-from lmd.vacuum import backoff, brakes, idle
-from lmd.vacuum.backoff import Hold
-from lmd.vacuum.claims import Claim, claim, deaf_types, plan, victims
+from lmd.vacuum import accounting, backoff, brakes, idle
+from lmd.vacuum.backoff import History, Hold
+from lmd.vacuum.claims import Claim, claim, deaf_types, entitled, plan, victims
 from lmd.vacuum.decision import Code, Ending, Refusal, Start
 from lmd.vacuum.facts import Factory, Machine, Phase, Rules, TypeRules
+from lmd.vacuum.held import Held
 from lmd.vacuum.room import Room
 from lmd.vacuum.shares import Shares
-from lmd.vacuum.space import Space, TypeInSpace
+from lmd.vacuum.space import NOTHING, Space
 from lmd.vacuum.superslots import Superslots
-from lmd.vacuum.timeline import End, Plan, end_of, ends_of, free_at
+from lmd.vacuum.timeline import End, Plan, end_of, ends_of, free_at, likely_ends, typical_lives
 
 
 class Filling:
@@ -32,50 +33,65 @@ class Filling:
     ) -> None:
         self.now, self.factory, self.space, self.kinds, self.rules = now, factory, space, kinds, rules
         self.machines = machines
-        self.alive = [machine for machine in machines if machine.phase is not Phase.FINISHED]
-        self.by_type: dict[str, list[Machine]] = {name: [] for name in kinds}
-        for machine in machines:
-            if machine.machinetype in self.by_type:
-                self.by_type[machine.machinetype].append(machine)
+        self.held = Held(now, machines, kinds)
+        self.alive = self.held.alive
         rating = factory.hs06_per_processor
         self.rating = rating if rules.share_by_hs06 and rating is not None and 0 < rating < 1e9 else 1.0
-        self.room = Room(factory, self.alive, rules)
+        self.room = Room(factory, self.held, rules)
         self.ends = ends_of(now, self.alive, kinds)
         self.size = max(1, min(rules.processors_per_superslot, factory.total_processors))
-        self.slots = Superslots(self.ends, self.size)
         running = self._running()
+        averages = space.averages or self._own_averages()
         usual = [kind for kind in kinds.values() if not kind.idle]
-        harvesters = [kind for kind in kinds.values() if kind.idle]
-        self.shares = Shares(usual, running, space.averages, rating=self.rating, seed=seed)
-        self.idle_shares = Shares(harvesters, running, space.averages, rating=self.rating, seed=seed)
+        self.shares = Shares(usual, running, averages, rating=self.rating, seed=seed)
+        self.idle_shares = self.shares
+        if len(usual) < len(kinds):
+            harvesters = [kind for kind in kinds.values() if kind.idle]
+            self.idle_shares = Shares(harvesters, running, averages, rating=self.rating, seed=seed)
         self.holds: dict[str, Hold] = {}
         self.trials: set[str] = set()
         self.starts: list[Start] = []
         self.counted = 0
+        self._slots: Superslots | None = None
+        self.lives: dict[str, float] | None = None
         self.could_fill: set[str] = set()
         self.endings: dict[str, Ending] = {}
         self.claimant: Claim | None = None
         self.kept: Plan | None = None
 
+    @property
+    def slots(self) -> Superslots:
+        """The superslots, counted when they are first asked for."""
+        if self._slots is None:
+            self._slots = Superslots(self._all_ends(), self.size)
+        return self._slots
+
     def _running(self) -> dict[str, float]:
         """What runs of each type in the space; what has been told to end no longer counts."""
         by_hs06 = self.rules.share_by_hs06
         running = {}
-        for name, here in self.by_type.items():
-            there = self.space.types.get(name, TypeInSpace())
-            busy = sum(max(m.processors, 0) for m in here if m.phase is not Phase.FINISHED and m.told is None)
+        for name, busy in self.held.busy.items():
+            there = self.space.types.get(name, NOTHING)
             running[name] = (there.running_hs06 if by_hs06 else there.running_processors) + busy * self.rating
         return running
 
+    def _own_averages(self) -> Mapping[str, float]:
+        """What the types have had on this factory, where there is no space that would know better."""
+        if self.space.factories:
+            return {}
+        known = {name: [*alive, *self.held.ended_of[name]] for name, alive in self.held.alive_of.items()}
+        return accounting.of_machines(self.now, known, self.rules.accounting_window_seconds, self.rating)
+
     def judge(self) -> None:
         """Find the types that cannot be started, whatever is free, and those that may be tried out once."""
-        brake = brakes.of_factory(self.now, self.factory, self.machines, self.rules)
+        brake = brakes.of_factory(self.now, self.factory, self.held, self.rules)
         for name, kind in self.kinds.items():
             hold = brakes.of_type(self.now, kind, self.factory)
             if hold is None or brake is not None:
                 hold = brake or hold
             if hold is None:
-                standing = backoff.standing(self.now, kind, self.by_type[name], self.space, self.factory.name)
+                own = History(self.held.alive_of[name], self.held.ended_of[name])
+                standing = backoff.standing(self.now, kind, own, self.space, self.factory.name)
                 hold = standing.hold
                 if standing.trial:
                     self.trials.add(name)
@@ -87,6 +103,9 @@ class Filling:
         waiting = {name for name, kind in self.kinds.items() if not kind.idle and name not in self.holds}
         self.could_fill = {name for name in waiting if _fills_gaps(self.kinds[name])}
         eligible = frozenset(waiting)
+        for name in sorted((n for n in waiting if self.kinds[n].min_processors > 1), key=self.shares.key):
+            self._serve_wide(self.kinds[name], eligible)
+        waiting.difference_update(self.holds)
         heap = [(self.shares.key(name), name) for name in waiting]
         heapq.heapify(heap)
         while heap:
@@ -98,6 +117,16 @@ class Filling:
                 heapq.heappush(heap, (self.shares.key(name), name))
             else:
                 self.holds[name] = hold
+
+    def _serve_wide(self, kind: TypeRules, eligible: frozenset[str]) -> None:
+        """Give a type that needs several processors what it lacks before others break up what is free together."""
+        size = kind.min_processors * self.rating
+        while kind.name not in self.holds:
+            room = max(self.room.free, 0) * self.rating
+            if not entitled(size, *self.shares.standing(kind.name, eligible, room)):
+                return
+            if hold := self._start(kind, eligible):
+                self.holds[kind.name] = hold
 
     def _start(self, kind: TypeRules, eligible: frozenset[str]) -> Hold | None:
         """Start one machine, or say why not."""
@@ -145,8 +174,8 @@ class Filling:
     def _book(self, kind: TypeRules, processors: int, until: float, because: str) -> None:
         self.room.take(kind, processors)
         (self.idle_shares if kind.idle else self.shares).started(kind.name, processors * self.rating)
-        if not kind.idle:
-            self.slots.add(until, processors)
+        if not kind.idle and self._slots is not None:
+            self._slots.add(until, processors)
         self.starts.append(
             Start(machinetype=kind.name, processors=processors, until=until, because=because, idle=kind.idle)
         )
@@ -167,15 +196,16 @@ class Filling:
             rating=self.rating,
             this=self.factory.name,
             others=self.space.factories.keys(),
+            trial=kind.name in self.trials,
         )
-        return hold if wish is None else self._serve(wish, hold)
+        return hold if wish is None else self._serve(wish, hold, eligible)
 
-    def _serve(self, wish: Claim, hold: Hold) -> Hold:
+    def _serve(self, wish: Claim, hold: Hold, eligible: frozenset[str]) -> Hold:
         kind = wish.kind
         filled = bool(self.could_fill - {kind.name})
-        chosen = plan(self.now, wish, self.room.free, self._all_ends(), filled=filled)
-        if not kind.interruptible and self._interrupt(wish, chosen):
-            chosen = plan(self.now, wish, self.room.free, self._all_ends(), filled=filled)
+        chosen = plan(self.now, wish, self.room.free, self._likely_ends(), filled=filled)
+        if not kind.interruptible and self._interrupt(wish, chosen, eligible):
+            chosen = plan(self.now, wish, self.room.free, self._likely_ends(), filled=filled)
         if chosen is None or kind.min_processors == 1:
             return Hold(hold.code, hold.sentence, chosen.at if chosen is not None else hold.until)
         if (
@@ -186,7 +216,7 @@ class Filling:
         self.claimant, self.kept = wish, chosen
         return Hold(Code.PROCESSORS, f"{hold.sentence}; they are being kept for it as they come free", chosen.at)
 
-    def _interrupt(self, wish: Claim, chosen: Plan | None) -> bool:
+    def _interrupt(self, wish: Claim, chosen: Plan | None, eligible: frozenset[str]) -> bool:
         before = chosen.at if chosen is not None else math.inf
         deaf = deaf_types(self.machines)
         told = victims(
@@ -196,6 +226,7 @@ class Filling:
             [machine for machine in self.alive if machine.id not in self.endings],
             self.kinds,
             self.shares,
+            eligible,
             deaf,
             rating=self.rating,
             before=before,
@@ -219,6 +250,18 @@ class Filling:
             self.ends = sorted([*self.ends, *started])
             self.counted = len(self.starts)
         return self.ends
+
+    def _likely_ends(self) -> list[End]:
+        """When what runs, and what this pass has started, is likely to be gone."""
+        if self.lives is None:
+            self.lives = typical_lives(self.held.ended_of, self.kinds)
+        moved = {name: ending.by for name, ending in self.endings.items()}
+        ends = likely_ends(self.now, self.alive, self.kinds, self.lives, moved)
+        for start in self.starts:
+            if not start.idle:
+                life = self.lives.get(start.machinetype, math.inf)
+                insort(ends, (min(start.until, self.now + life), start.processors))
+        return ends
 
     def fill_idle(self) -> None:
         """Start idle machines beside the others, as far as memory goes that the others will not want."""

@@ -1,31 +1,27 @@
 """What this factory has left for machines during one pass: processors, memory, disk, starts."""
 
-from collections.abc import Iterable
-
 from lmd.vacuum.backoff import Hold
 from lmd.vacuum.decision import Code
-from lmd.vacuum.facts import Factory, Machine, Phase, Rules, TypeRules
+from lmd.vacuum.facts import Factory, Rules, TypeRules
+from lmd.vacuum.held import Held
 
 
 class Room:
     """Counts down as machines are decided on. Memory, disk and starts are None where there is no limit."""
 
-    def __init__(self, factory: Factory, alive: Iterable[Machine], rules: Rules) -> None:
-        alive = list(alive)
-        self.free = factory.total_processors - sum(max(m.processors, 0) for m in alive if not m.idle)
-        self.idle = factory.total_processors - sum(max(m.processors, 0) for m in alive if m.idle)
-        booked = sum(max(machine.memory_bytes, 0) for machine in alive)
-        bounds = [factory.memory_bytes - booked] if factory.memory_bytes is not None else []
+    def __init__(self, factory: Factory, held: Held, rules: Rules) -> None:
+        self.free = factory.total_processors - held.processors
+        self.idle = factory.total_processors - held.idle_processors
+        bounds = [factory.memory_bytes - held.memory] if factory.memory_bytes is not None else []
         if factory.free_memory_bytes is not None:
-            bounds.append(factory.free_memory_bytes)
+            bounds.append(factory.free_memory_bytes - held.unclaimed)
         self.memory: int | None = min(bounds, default=None)
         self.disk: int | None = None
         if factory.free_disk_bytes is not None:
-            promised = sum(max(machine.disk_bytes, 0) for machine in alive)
-            self.disk = factory.free_disk_bytes - rules.disk_reserve_bytes - promised
+            self.disk = factory.free_disk_bytes - rules.disk_reserve_bytes - held.disk
         self.starts: int | None = None
         if rules.max_starting_machines is not None:
-            self.starts = rules.max_starting_machines - sum(1 for m in alive if m.phase is Phase.STARTING)
+            self.starts = rules.max_starting_machines - held.starting
 
     def most(self, kind: TypeRules, processors: int) -> int:
         """How many of `processors` the memory allows."""

@@ -57,6 +57,10 @@ class TypeInSpace:
     proofs: tuple[float, ...] = ()
 
 
+NOTHING = TypeInSpace()
+"""A type that no other factory has reported."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Space:
     """The other factories. `factories`: those heard of lately, with their free processors (None: not reported).

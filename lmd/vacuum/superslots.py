@@ -10,19 +10,25 @@ from collections.abc import Iterable
 from lmd.vacuum.facts import TypeRules
 from lmd.vacuum.timeline import End
 
+TOGETHER = 60.0
+"""Ends that are so many seconds apart count as one: they come from clocks that are read again and again."""
+
 
 class Superslots:
     """The ends that machines have now, and how many processors have each."""
 
     def __init__(self, ends: Iterable[End], size: int) -> None:
         self._size = size
-        self._held: dict[float, int] = {}
+        self._held: dict[int, tuple[float, int]] = {}
         for end, processors in ends:
             self.add(end, processors)
 
     def add(self, end: float, processors: int) -> None:
         """Count a machine."""
-        self._held[end] = self._held.get(end, 0) + processors
+        if abs(end) < 1e15:
+            place = round(end / TOGETHER)
+            known, held = self._held.get(place, (end, 0))
+            self._held[place] = known, held + processors
 
     def joined(self, now: float, kind: TypeRules, shortest: float, free: int) -> tuple[float, int] | None:
         """The end of an incomplete superslot that the type can share, and how many processors it lacks.
@@ -30,7 +36,7 @@ class Superslots:
         Of several the most complete one, then the one that lasts longest.
         """
         best: tuple[int, float] | None = None
-        for end, held in self._held.items():
+        for end, held in self._held.values():
             lacks = -held % self._size
             if (
                 lacks

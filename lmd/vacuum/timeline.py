@@ -25,11 +25,66 @@ def end_of(now: float, machine: Machine, kind: TypeRules | None) -> float:
 
 def ends_of(now: float, machines: Iterable[Machine], kinds: Mapping[str, TypeRules]) -> list[End]:
     """The ends of all machines that hold processors of the budget, in their order."""
-    return sorted(
-        (end_of(now, machine, kinds.get(machine.machinetype or "")), machine.processors)
-        for machine in machines
-        if machine.processors > 0 and not machine.idle
-    )
+    ends = []
+    for machine in machines:
+        if machine.processors > 0 and not machine.idle:
+            end = machine.shutdown_time
+            if end is None or not now + SOON < end < math.inf or machine.phase is Phase.STOPPING:
+                end = end_of(now, machine, kinds.get(machine.machinetype or ""))
+            ends.append((end, machine.processors))
+    ends.sort()
+    return ends
+
+
+def typical_lives(ended: Mapping[str, Iterable[Machine]], kinds: Mapping[str, TypeRules]) -> dict[str, float]:
+    """Mean seconds that ended machines of a type lived, those aside that found no work or were told to end.
+
+    A machine's shutdown time says only how long it may live; most end before.
+    """
+    lives = {}
+    for name, machines in ended.items():
+        least = kinds[name].fizzle_seconds
+        known = [
+            machine.finished - machine.created
+            for machine in machines
+            if machine.finished is not None and machine.told is None and machine.finished - machine.created >= least
+        ]
+        if known and math.isfinite(total := sum(known)):
+            lives[name] = total / len(known)
+    return lives
+
+
+def likely_ends(
+    now: float,
+    machines: Iterable[Machine],
+    kinds: Mapping[str, TypeRules],
+    lives: Mapping[str, float],
+    moved: Mapping[str, float],
+) -> list[End]:
+    """When machines are likely to be gone, by how long those of their type lived; `moved`: ends by machine id.
+
+    Those that have outlived others of their type are expected one after the other, over half of such a life: taken to
+    end all at one time they would always seem to be about to come free together.
+    """
+    ends = []
+    outlived: dict[str, list[Machine]] = {}
+    for machine in machines:
+        if machine.processors <= 0 or machine.idle:
+            continue
+        name = machine.machinetype or ""
+        life = lives.get(name)
+        end = moved.get(machine.id, end_of(now, machine, kinds.get(name)))
+        if life is not None and machine.created + life <= now:
+            outlived.setdefault(name, []).append(machine)
+        else:
+            ends.append((end if life is None else min(end, machine.created + life), machine.processors))
+    for name, group in outlived.items():
+        step = lives[name] / 2 / len(group)
+        for number, machine in enumerate(sorted(group, key=lambda one: one.created), 1):
+            end = moved.get(machine.id, end_of(now, machine, kinds.get(name)))
+            ends.append((min(end, now + max(number * step, SOON)), machine.processors))
+    ends.sort()
+    return ends
 
 
 def free_at(free: int, needs: int, ends: Sequence[End]) -> float | None:

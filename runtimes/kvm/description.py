@@ -39,6 +39,8 @@ def _lines(spec: Spec, kinds: Mapping[int, str]) -> Iterator[tuple[str, ...]]:
         yield ("folder", str(spec.working_directory))
     if spec.read_only_root:
         yield ("read-only",)
+    if spec.lifetime_seconds:
+        yield ("lifetime", str(spec.lifetime_seconds))
     for name, value in {"PATH": PATH, **spec.environment}.items():
         yield ("environment", f"{name}={value}")
     for word in (*(spec.entrypoint or ()), *(spec.args or ())):

@@ -12,6 +12,8 @@ STAMP = "urn:lmd:machine:1"
 SHARE = "lmd"
 """The tag of the share by which the host hands everything to a guest (images/guest/init)."""
 QUOTA_PERIOD = 100_000
+FIRST_SLOT, LAST_SLOT = 0x08, 0x1B
+"""Slots of the root bus for our devices; libvirt and q35 have their own in the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,12 +105,15 @@ def _metadata(root: ET.Element, domain: Domain) -> None:
 def _memory(root: ET.Element, domain: Domain) -> None:
     for name in ("memory", "currentMemory"):
         _text(root, name, str(domain.memory_bytes // 1024), unit="KiB")
-    backing = ET.SubElement(root, "memoryBacking")
+    backing = ET.Element("memoryBacking")
     if domain.placement.hugepage_bytes:
         pages = ET.SubElement(backing, "hugepages")
         ET.SubElement(pages, "page", size=str(domain.placement.hugepage_bytes // 1024), unit="KiB")
-    ET.SubElement(backing, "source", type="memfd")
-    ET.SubElement(backing, "access", mode="shared")  # virtiofsd reads and writes the guest's memory
+    if domain.share:  # virtiofsd reads and writes the guest's memory
+        ET.SubElement(backing, "source", type="memfd")
+        ET.SubElement(backing, "access", mode="shared")
+    if len(backing):
+        root.append(backing)
     if domain.placement.numa_node is not None:
         tune = ET.SubElement(root, "numatune")
         ET.SubElement(tune, "memory", mode="strict", nodeset=str(domain.placement.numa_node))
@@ -156,21 +161,28 @@ def _system(root: ET.Element, domain: Domain) -> None:
 def devices(domain: Domain) -> ET.Element:
     """The `devices` element."""
     root = ET.Element("devices")
+    slots = iter(range(FIRST_SLOT, LAST_SLOT + 1))
     _console(root, domain.kernel_log if domain.direct else domain.console_log, "serial")
     if domain.direct:
         _console(root, domain.console_log, "virtio")
-    for number, disk in enumerate(d for d in domain.disks if not d.cd):
-        _disk(root, disk, f"vd{'abcdefgh'[number]}", None if domain.direct or domain_boots_cd(domain) else number + 1)
-    for number, disk in enumerate(d for d in domain.disks if d.cd):
-        _cd(root, disk, f"sd{'abcdefgh'[number]}", 1 if domain_boots_cd(domain) and number == 0 else None)
+        _slot(ET.SubElement(root, "controller", type="virtio-serial", index="0"), next(slots))
     if domain.share:
-        _share(root, domain.share, domain.share_program)
+        _slot(_share(root, domain.share, domain.share_program), next(slots))
     if domain.card:
         root.append(interface(domain.card))
+        _slot(root[-1], next(slots))
+    for number, disk in enumerate(d for d in domain.disks if not d.cd):
+        order = None if domain.direct or domain_boots_cd(domain) else number + 1
+        _slot(_disk(root, disk, f"vd{'abcdefgh'[number]}", order), next(slots))
+    for number, disk in enumerate(d for d in domain.disks if d.cd):
+        _cd(root, disk, f"sd{'abcdefgh'[number]}", 1 if domain_boots_cd(domain) and number == 0 else None)
+    if root.find("disk/target[@bus='scsi']") is not None:
+        _slot(ET.SubElement(root, "controller", type="scsi", model="virtio-scsi"), next(slots))
     ET.SubElement(root, "controller", type="usb", model="none")
     ET.SubElement(root, "memballoon", model="none")
     rng = ET.SubElement(root, "rng", model="virtio")
     _text(rng, "backend", "/dev/urandom", model="random")
+    _slot(rng, next(slots))
     if domain.architecture == "x86_64":
         ET.SubElement(root, "panic", model="isa")
     if domain.graphics:
@@ -178,6 +190,11 @@ def devices(domain: Domain) -> ET.Element:
     else:
         ET.SubElement(ET.SubElement(root, "video"), "model", type="none")
     return root
+
+
+def _slot(element: ET.Element, slot: int) -> None:
+    """Put a device on the root bus: a port for each, as libvirt would make them, costs a guest time to find out."""
+    ET.SubElement(element, "address", type="pci", domain="0x0000", bus="0x00", slot=f"0x{slot:02x}", function="0x0")
 
 
 def domain_boots_cd(domain: Domain) -> bool:
@@ -210,7 +227,7 @@ def _console(root: ET.Element, log: Path, kind: str) -> None:
         ET.SubElement(element, "target", port="0")
 
 
-def _disk(root: ET.Element, disk: Disk, target: str, order: int | None) -> None:
+def _disk(root: ET.Element, disk: Disk, target: str, order: int | None) -> ET.Element:
     element = ET.SubElement(root, "disk", type="file", device="disk")
     ET.SubElement(
         element,
@@ -227,25 +244,28 @@ def _disk(root: ET.Element, disk: Disk, target: str, order: int | None) -> None:
     _text(element, "serial", disk.serial)
     if order:
         ET.SubElement(element, "boot", order=str(order))
+    return element
 
 
 def _cd(root: ET.Element, disk: Disk, target: str, order: int | None) -> None:
     element = ET.SubElement(root, "disk", type="file", device="cdrom")
     ET.SubElement(element, "driver", name="qemu", type=disk.format)
     ET.SubElement(element, "source", file=str(disk.path))
-    ET.SubElement(element, "target", dev=target, bus="sata")
+    # Kernels that distributions build for clouds (Debian's, for one) know no AHCI, but virtio; firmware knows AHCI.
+    ET.SubElement(element, "target", dev=target, bus="sata" if order else "scsi")
     ET.SubElement(element, "readonly")
     if order:
         ET.SubElement(element, "boot", order=str(order))
 
 
-def _share(root: ET.Element, source: Path, program: Path | None) -> None:
+def _share(root: ET.Element, source: Path, program: Path | None) -> ET.Element:
     element = ET.SubElement(root, "filesystem", type="mount", accessmode="passthrough")
     ET.SubElement(element, "driver", type="virtiofs")
     if program:
         ET.SubElement(element, "binary", path=str(program))
     ET.SubElement(element, "source", dir=str(source))
     ET.SubElement(element, "target", dir=SHARE)
+    return element
 
 
 def _graphics(root: ET.Element, path: Path) -> None:

@@ -39,6 +39,18 @@ def arrange(directory: Path) -> None:
         Path(place).mkdir(parents=True, exist_ok=True)
         subprocess.run(["mount", "--bind", str(directory / name), place], check=True)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    own_sys(directory / "cgroup")
+
+
+def own_sys(aside: Path) -> None:
+    """Show the interfaces of our network namespace in /sys, where libvirt sets them, and still the control groups."""
+    aside.mkdir()
+    for command in (
+        ["mount", "--rbind", "/sys/fs/cgroup", str(aside)],
+        ["mount", "-t", "sysfs", "sysfs", "/sys"],
+        ["mount", "--rbind", str(aside), "/sys/fs/cgroup"],
+    ):
+        subprocess.run(command, check=True)
 
 
 def start(directory: Path, name: str, socket: str) -> "subprocess.Popen[bytes]":

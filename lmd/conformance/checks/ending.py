@@ -20,7 +20,7 @@ echo "150 asked, and done" >"$JOBOUTPUTS/shutdown_message"
 BEAT = """#!/bin/sh
 trap 'exit 0' TERM
 n=0
-while [ $n -lt 9 ]; do n=$((n + 1)); touch "$JOBOUTPUTS/heart"; sleep 0.25; done
+while [ $n -lt $((9 + 4 * $1)) ]; do n=$((n + 1)); touch "$JOBOUTPUTS/heart"; sleep 0.25; done
 echo "200 alive" >"$JOBOUTPUTS/shutdown_message"
 """
 
@@ -67,14 +67,17 @@ async def missing_heartbeat_ends_it(trial: Trial) -> str:
 @check("a machine whose heartbeat stops is ended after heartbeat_seconds")
 async def stale_heartbeat_ends_it(trial: Trial) -> str:
     script = f'#!/bin/sh\ntouch "$JOBOUTPUTS/heart"\n{SLEEP}\n'
-    left = await trial.run(script, heartbeat_file="heart", heartbeat_seconds=1, fizzle_seconds=1)
+    slack = await trial.slack()
+    left = await trial.run(script, heartbeat_file="heart", heartbeat_seconds=1, fizzle_seconds=1 + slack)
     _outcome(left, Exit.HEARTBEAT, "700 Heartbeat file not updated", Decided.SUPERVISOR)
-    return _between(left, 0.8, 5.0)
+    return _between(left, 0.8, 5.0 + slack)
 
 
 @check("a machine whose heart beats is left alone")
 async def steady_heartbeat_keeps_it(trial: Trial) -> None:
-    left = await trial.run(BEAT, heartbeat_file="heart", heartbeat_seconds=1, fizzle_seconds=1)
+    slack = await trial.slack()
+    beats = [str(slack)]
+    left = await trial.run(BEAT, args=beats, heartbeat_file="heart", heartbeat_seconds=1, fizzle_seconds=1 + slack)
     _outcome(left, Exit.SUCCESS, "200 alive", Decided.PAYLOAD)
 
 
@@ -94,7 +97,7 @@ async def asked_machine_ends_by_itself(trial: Trial) -> str:
     left = await trial.run(POLITE, act=act)
     _outcome(left, Exit.STOPPED, "150 asked, and done", Decided.PAYLOAD)
     expect(int(left.file("earlier")) > 60, f"shutdowntime moved by {left.file('earlier')!r} s only")
-    return _between(left, 0.0, 5.0)
+    return _between(left, 0.0, 5.0 + await trial.slack())
 
 
 @check("a machine that ignores being asked to stop is ended when its grace is over, not before")

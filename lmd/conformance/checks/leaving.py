@@ -84,12 +84,14 @@ async def console_is_kept(trial: Trial) -> None:
 
 @check("a machine that passes its quota of bytes is ended at once, whatever it does against it")
 async def quota_of_bytes_is_enforced(trial: Trial) -> str:
-    return _over_quota(await trial.run(FILL_BYTES, joboutputs_bytes=5_000_000, grace=20))
+    left = await trial.run(FILL_BYTES, joboutputs_bytes=5_000_000, grace=20)
+    return _over_quota(left, SOON + await trial.slack())
 
 
 @check("a machine that passes its quota of files is ended at once, whatever it does against it")
 async def quota_of_files_is_enforced(trial: Trial) -> str:
-    return _over_quota(await trial.run(FILL_FILES, joboutputs_files=200, grace=20))
+    left = await trial.run(FILL_FILES, joboutputs_files=200, grace=20)
+    return _over_quota(left, SOON + await trial.slack())
 
 
 @check("nothing of a machine stays: it is no longer listed, and its directory is gone")
@@ -100,11 +102,11 @@ async def nothing_stays(trial: Trial) -> None:
     expect(not left.summary.kept, "lm run says that it kept the machine")
 
 
-def _over_quota(left: Left) -> str:
+def _over_quota(left: Left, soon: float) -> str:
     message = str(left.outcome.message)
     expect(left.outcome.exit is Exit.QUOTA, f"the outcome is {left.outcome.exit.name} ({message}), not QUOTA")
     expect(message == "700 Joboutputs quota exceeded", f"the message is {message!r}")
-    expect(left.seconds < SOON, f"it has ended after {left.seconds:.1f} s only")
+    expect(left.seconds < soon, f"it has ended after {left.seconds:.1f} s only")
     return f"ended after {left.seconds:.1f} s"
 
 

@@ -7,6 +7,8 @@ from lmd.doctor.check import Check
 from lmd.doctor.checks import (
     clock,
     configuration,
+    containers_conf,
+    daemon,
     devices,
     disk,
     groups,
@@ -17,21 +19,25 @@ from lmd.doctor.checks import (
     mounts,
     namespaces,
     network,
+    repositories,
 )
 
 CHECKS: tuple[Check[Any], ...] = (
     host.CHECK,
     runtimes.CHECK,
+    containers_conf.CHECK,
     ids.CHECK,
     groups.CHECK,
     limits.CHECK,
     namespaces.NAMESPACES,
     namespaces.SECURITY,
     mounts.CHECK,
+    repositories.CHECK,
     devices.CHECK,
     network.CHECK,
     disk.CHECK,
     memory.CHECK,
     clock.CHECK,
     configuration.CHECK,
+    daemon.CHECK,
 )

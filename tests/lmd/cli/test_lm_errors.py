@@ -20,7 +20,7 @@ import pytest
         (["network=host"], "host_network = true would allow it"),
         (['capabilities=["SYS_ADMIN"]'], "[policy]"),
         (['devices=["/dev/fuse"]'], "[policy]"),
-        (["features_form=http"], "needs the metadata server"),
+        (["features_form=http"], "served in one network"),
         (["architecture=s390x"], "lacks architecture s390x"),
         (["runtime=nope"], "no runtime 'nope'"),
         (['entrypoint=["/nope"]'], "/nope"),

@@ -141,7 +141,7 @@ def test_all_errors_are_said_at_once_with_file_key_and_what_was_expected(tmp_pat
         "settings.max_processors: unknown key, did you mean total_processors?",
         "settings.hs06_per_processor: expected a finite number, got nan",
         "policy.devices: expected a list, got 'all'",
-        "runtimes.podmn: no runtime of this name, did you mean podman? (known: docker, fake, podman)",
+        "runtimes.podmn: no runtime of this name, did you mean podman? (known: docker, fake, kvm, podman)",
         "runtimes.podman.oci_runtime: expected 'crun' or 'runc', got 'youki'",
         "machinetypes.atlas.max_procesors: unknown key, did you mean max_processors?",
         "machinetypes.atlas.container_command: unknown key, did you mean entrypoint?",

@@ -30,6 +30,7 @@ SEEN = {
     "kernel does not support overlay fs: 'overlay' is not supported over overlayfs, mount_program is required": "fuse-",
     "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?": "systemctl",
     "Failed to connect socket to '/var/run/libvirt/libvirt-sock': No such file or directory": "libvirtd",
+    "docker does not answer at /run/docker.sock: its daemon does not run, or may not be spoken with": "docker.socket",
     "podman did not answer /info within 30 s (/run/podman/podman.sock)": "journalctl",
 }
 

@@ -12,6 +12,7 @@ from lmd.environment.outcome import Why
 from lmd.machine.known import NotOne, Phase, join, pick
 from lmd.machine.rules import Observed, Terms, reason_to_end
 from lmd.machine.spec import PLACES, Plan, spec, targets
+from lmd.machine.start import Start
 from lmd.machine.supervise import Clock, Heartbeat
 from runtimes.contract import Image, ImageKind
 
@@ -102,10 +103,11 @@ def test_secrets_are_mounted_for_the_machine_s_root_alone() -> None:
 
 def test_a_root_directory_without_mount_points_has_its_environment_aside() -> None:
     image = Image(kind=ImageKind.ROOT_DIRECTORY, location="/r")
-    found = targets(image, {PurePosixPath("/user_data"): True})
+    found = targets(replace(plan(), image=image), {PurePosixPath("/user_data"): True})
     assert found["user_data"] == PurePosixPath("/user_data")
     assert found["JOBOUTPUTS"] == PurePosixPath("/run/lmd/joboutputs")
-    assert targets(Image(kind=ImageKind.REFERENCE, location="i"), {}) == PLACES
+    assert targets(plan(), {}) == PLACES
+    assert targets(replace(plan(), image=image, start=Start()), {}) == PLACES, "a virtual machine makes mount points"
 
 
 def test_a_silent_engine_s_machines_are_unknown_and_never_lost() -> None:

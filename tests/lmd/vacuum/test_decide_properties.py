@@ -27,7 +27,7 @@ def held(alive: Sequence[Machine], *, idle: bool) -> int:
     return sum(max(m.processors, 0) for m in alive if m.phase is not Phase.FINISHED and m.idle is idle)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @wild
 def test_whatever_is_given_the_budget_and_each_type_s_limits_hold(
     factory: Factory, known: list[Machine], space: Space, kinds: list[TypeRules], ruled: Rules, seed: int
@@ -56,7 +56,7 @@ def memory_left(factory: Factory, known: list[Machine], decision: Decision, by_n
     return min(bounds, default=2**60) - begun
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @sane
 def test_no_processors_are_stranded(
     factory: Factory, known: list[Machine], space: Space, kinds: list[TypeRules], ruled: Rules, seed: int
@@ -80,7 +80,7 @@ def test_no_processors_are_stranded(
             assert refusal.until > NOW
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @sane
 def test_less_is_never_more(
     factory: Factory, known: list[Machine], space: Space, kinds: list[TypeRules], ruled: Rules, seed: int
@@ -95,7 +95,7 @@ def test_less_is_never_more(
         assert not decide(NOW, less, known, space, kinds, ruled, seed=seed).starts
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @sane
 def test_a_time_that_is_given_for_a_back_off_is_kept(
     factory: Factory, known: list[Machine], space: Space, kinds: list[TypeRules], ruled: Rules, seed: int
@@ -114,7 +114,7 @@ def test_a_time_that_is_given_for_a_back_off_is_kept(
             assert again.code is not Code.BACKOFF or again.until == refusal.until
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(reports, max_size=8), st.permutations(range(8)))
 def test_reports_are_summed_up_whatever_they_say(told: list[Report], order: list[int]) -> None:
     space = summarise(NOW, told, this="wn1")

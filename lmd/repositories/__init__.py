@@ -1,0 +1,1 @@
+"""CernVM-FS repositories for machines: who mounts them on this host, and how they come into a machine."""

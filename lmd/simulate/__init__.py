@@ -1,0 +1,1 @@
+"""`lm simulate`: the decision that the daemon takes, over simulated time and a simulated space."""
