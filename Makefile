@@ -11,7 +11,7 @@ help:
 	@echo 'make test    run the tests against the real engines of this host; changes nothing in its configuration'
 	@echo 'make check   lint and check types'
 	@echo 'make bench   measure against the bare engine; prints ratios'
-	@echo 'make soak    fuzz what reads untrusted files, a million inputs a parser'
+	@echo 'make soak    fuzz what reads untrusted files, kill the daemon a thousand times'
 
 $(VENV)/ready: pyproject.toml
 	@packaging/debian-packages build
@@ -44,6 +44,7 @@ bench: $(VENV)/tools
 	@packaging/debian-packages test
 	$(VENV)/bin/python bench/startup.py
 	$(VENV)/bin/python bench/create.py
+	$(VENV)/bin/python bench/daemon.py
 	$(VENV)/bin/python bench/metadata.py
 	$(VENV)/bin/python bench/kvm.py
 	@packaging/debian-packages bench
@@ -52,6 +53,9 @@ bench: $(VENV)/tools
 # Longer than CI has time for.
 soak: $(VENV)/tools
 	CVMFS_FUZZ_INPUTS=1000000 $(VENV)/bin/python -m pytest tests/cvmfs/test_parsers_never_break.py --timeout 0
+	LMD_KILL_ROUNDS=1000 LMD_PODMAN_KILL_ROUNDS=100 LMD_LIVES=1000 $(VENV)/bin/python -m pytest -s --timeout 0 \
+		tests/lmd/factory/test_factory_killed.py tests/lmd/factory/test_factory_podman.py \
+		tests/lmd/factory/test_factory_faults.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

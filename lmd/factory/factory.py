@@ -5,8 +5,6 @@ The rules are elsewhere (`join`, `vacuum.decide`, `machine.rules`); this is the 
 
 import asyncio
 import os
-import secrets
-import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,10 +15,9 @@ from lmd import engines
 from lmd.choosing import offer
 from lmd.config.models import Config, MachineType
 from lmd.environment.directory import DirectoryError
-from lmd.environment.features import Allocation
-from lmd.environment.identity import RANDOM_BYTES, boot_id, machine_id
+from lmd.environment.identity import boot_id
 from lmd.environment.outcome import Why
-from lmd.factory import adopt, facts
+from lmd.factory import adopt, facts, plans
 from lmd.factory.actors import Actors, sentence
 from lmd.factory.acts import SHORT_GRACE, Acts
 from lmd.factory.budget import READ_SECONDS, BudgetError, total_processors
@@ -33,7 +30,6 @@ from lmd.factory.sweep import Sweeper, watched
 from lmd.factory.tidy import tidy
 from lmd.factory.warnings import Kind
 from lmd.factory.watched import Watched
-from lmd.machine.conditions import conditions
 from lmd.machine.material import Material
 from lmd.machine.spec import Plan, needed
 from lmd.places import Places
@@ -453,9 +449,9 @@ class Factory:
 
     async def _start_all(self, starts: tuple[Start, ...], chosen: Mapping[str, tuple[str, Material]]) -> None:
         """All that was decided in one transaction, then all at the same time."""
-        plans = [self.plan(start, *chosen[start.machinetype]) for start in starts if start.machinetype in chosen]
-        if plans:
-            await self.begin(plans)
+        made = [self.plan(start, *chosen[start.machinetype]) for start in starts if start.machinetype in chosen]
+        if made:
+            await self.begin(made)
 
     def plan(self, start: Start, runtime: str, material: Material, *, detached: bool = False) -> tuple[Plan, Row]:
         """A machine on paper, and its row."""
@@ -467,58 +463,28 @@ class Factory:
     ) -> tuple[Plan, Row]:
         """The same of any type, also one that is not configured here."""
         wall, boot = self.clocks.wall(), self.clocks.boot()
-        given = Allocation(
-            job_id=str(uuid.uuid4()),
-            processors=start.processors,
-            memory_bytes=type_.mb_per_processor * start.processors * 2**20,
-            started=wall,
-            shutdown_time=start.until,
-            grace=type_.grace_secs,
-            hs06_per_processor=self.config.settings.hs06_per_processor,
-            swap_bytes=0,
-        )
-        plan = Plan(
-            id=machine_id(self.name, secrets.token_bytes(RANDOM_BYTES)),
-            owner=self.owner,
-            space=self.config.settings.space,
-            machinetype=type_,
-            image=material.image,
-            start=material.start,
-            allocation=given,
-            detached=detached,
-        )
-        row = Row(
-            id=plan.id,
-            job_id=given.job_id,
-            runtime=runtime,
-            owner=plan.owner,
-            space=plan.space,
-            machinetype=type_.name,
-            processors=given.processors,
-            memory_bytes=given.memory_bytes,
-            conditions=conditions(type_),
+        return plans.planned(
+            type_,
+            start,
+            runtime,
+            material,
+            name=self.name,
+            settings=self.config.settings,
+            wall=wall,
+            boot=boot,
             boot_id=self.boot_id,
-            created=wall,
-            created_boot=boot,
-            shutdown_time=start.until,
-            deadline=boot + (start.until - wall),
-            image=type_.root_image,
-            hs06_per_processor=given.hs06_per_processor,
-            because=start.because,
             detached=detached,
-            idle=start.idle,
         )
-        return plan, row
 
-    async def begin(self, plans: list[tuple[Plan, Row]]) -> bool:
+    async def begin(self, machines: list[tuple[Plan, Row]]) -> bool:
         """Write the machines down, then make them; False, and nothing is made, if they cannot be written."""
-        for _, row in plans:
+        for _, row in machines:
             self.ledger.set(row)
         if not await self.ledger.flush():
-            for _, row in plans:
+            for _, row in machines:
                 self.ledger.drop(row.id)
             return False
-        for plan, row in plans:
+        for plan, row in machines:
             self._do(row.id, partial(self.acts.start, plan, row.runtime))
         return True
 

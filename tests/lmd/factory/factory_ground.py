@@ -45,6 +45,8 @@ def machinetype(name: str, *words: str, **keys: Any) -> MachineType:
         "target_share": 1.0,
         "mb_per_processor": 64,
         "entrypoint": words or ("forever",),
+        "joboutputs_bytes": 100_000,
+        "console_bytes": 131_072,
         "fizzle_seconds": 0,
         "backoff_seconds": 0,
         "machines_dir_days": 1.0,
