@@ -73,10 +73,13 @@ def taken(connection: libvirt.virConnect) -> set[int]:
     return uids
 
 
-def define(connection: libvirt.virConnect, machine_id: str, xml: str) -> None:
-    """Make libvirt know the machine. Raises `Conflict` where one of this name is not ours."""
-    if foreign(connection, machine_id):
-        raise Conflict(f"machine {machine_id}: libvirt has a domain of this name that is not ours")
+def define(connection: libvirt.virConnect, where: Place, logs: Path, xml: str) -> None:
+    """Make libvirt know the machine, with nothing of an earlier one of this id. Raises `Conflict` where it is known
+    and not ours."""
+    name = where.machine_id
+    if foreign(connection, name):
+        raise Conflict(f"machine {name}: libvirt has a domain of this name that is not ours")
+    clear(where, logs)
     connection.defineXML(xml)
 
 

@@ -269,7 +269,7 @@ class Kvm:
                     architecture=platform.machine(),
                 )
             )
-            await self._engine.call(lambda c: making.define(c, spec.id, xml), f"define machine {spec.id}")
+            await self._engine.call(lambda c: making.define(c, place, self.logs, xml), f"define machine {spec.id}")
         return first
 
     def _free(self, uids: set[int]) -> int:

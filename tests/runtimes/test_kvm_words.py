@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtimes.contract import (
@@ -86,6 +86,7 @@ def test_the_domain_of_a_spec_is_the_golden_one(name: str, accelerated: bool) ->
     assert made == path.read_text()
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=0x2FFF), min_size=1, max_size=40))
 def test_no_text_of_a_spec_becomes_markup(text: str) -> None:
     hostile = f"</domain>'\"<&]]>{text}"
@@ -196,6 +197,7 @@ def test_an_end_is_told_by_its_best_witness(
         assert seen.at == pytest.approx(AT)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_no_report_of_a_guest_is_too_much(report: bytes) -> None:
     seen = end(Facts(reason="shutdown", log="", direct=True, report=report.decode(errors="replace")))
