@@ -63,6 +63,8 @@ async def material_of(type_: MachineType, config: Config, places: Places, tell: 
 
 async def _virtual(type_: MachineType, config: Config, places: Places, tell: Tell) -> Material:
     if type_.machine_model in virtual.SELF_STARTING:
+        if type_.root_image.startswith(rules.BUILT):
+            return Material(image=await image_of(type_, places, tell), start=Start())
         return await asyncio.to_thread(_self_starting, type_)
     boot = await asyncio.to_thread(_boot, type_, places, tell)
     if type_.root_image == rules.MICRO and type_.machine_model == "direct":
