@@ -135,7 +135,7 @@ class Factory:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._until_next()):
                     await self._wake.wait()
-            await asyncio.sleep(min(0.05, 2 * self._pass_cost))
+            await asyncio.sleep(min(0.2, 2 * self._pass_cost))  # most of the time is for the acts
 
     def end(self) -> None:
         """Let `run` return."""
@@ -276,10 +276,10 @@ class Factory:
 
     def _tend(self) -> None:
         """Go on with what is written down about each machine."""
-        now = self.clocks.boot()
+        now, busy = self.clocks.boot(), self._actors.busy
         for row in self.ledger.live():
             engine = self.engines.get(row.runtime)
-            if engine is None or not engine.complete or row.id in self._actors.busy:
+            if engine is None or not engine.complete or row.id in busy:
                 continue
             if row.phase is Phase.RUNNING and self._notice_due(row, now):
                 self.acts.condemn(row, Why.EARLIER, row.moved_because, row.deadline - now)
