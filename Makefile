@@ -50,6 +50,7 @@ bench: $(VENV)/tools
 	$(VENV)/bin/python bench/kvm.py
 	@packaging/debian-packages bench
 	$(VENV)/bin/python bench/cvmfs_figures.py
+	$(VENV)/bin/python bench/cvmfs_machines.py
 
 # Longer than CI has time for.
 soak: $(VENV)/tools
