@@ -10,8 +10,13 @@ OWN = re.compile(
     r"hostname|clock|pattern\.(machine_hostname|manager_hostname|uuid)"
     r"|(machinefeatures|jobfeatures)\.(job_id|jobstart_secs|shutdowntime|shutdowntime_job)"
     r"|environ\.LM_(JOB_ID|JOBSTART_SECS|SHUTDOWNTIME|SHUTDOWNTIME_JOB)"
+    r"|place\./lmc-scratch"
 )
-"""What differs from machine to machine: only that it is there is compared."""
+"""What differs from machine to machine: only that it is there is compared. A scratch directory belongs to the payload's
+user or has the sticky bit, as its engine likes it; that every user can write there is compared."""
+
+OF_THE_HOST = re.compile(r"place\./etc/(machinefeatures|jobfeatures)(/.*)?")
+"""Read-only files of the host's root, who has no name in a user namespace of the machine's own: the owner is left out."""
 
 ENGINES = frozenset({"HOME", "HOSTNAME", "OLDPWD", "PATH", "PWD", "SHLVL", "TERM", "_", "container"})
 """Variables that engines and shells set by themselves; the contract says nothing of them."""
@@ -78,7 +83,13 @@ class Report:
         """All that has to be the same in every machine of a type, whatever runs it."""
         variables = {f"environ.{name}": value for name, value in self.environment().items() if name not in ENGINES}
         plain = {k: v for k, v in self.lines.items() if k != "environ" and not k.startswith("engine.")}
-        return {key: "(its own)" if OWN.fullmatch(key) and text else text for key, text in (plain | variables).items()}
+        return {key: _compared(key, text) for key, text in (plain | variables).items()}
+
+
+def _compared(key: str, text: str) -> str:
+    if OWN.fullmatch(key) and text:
+        return "(its own)"
+    return text.rpartition(" ")[0] if OF_THE_HOST.fullmatch(key) else text
 
 
 def parse(content: bytes) -> Report:
