@@ -16,7 +16,7 @@ OWN = re.compile(
 user or has the sticky bit, as its engine likes it; that every user can write there is compared."""
 
 OF_THE_HOST = re.compile(r"place\./etc/(machinefeatures|jobfeatures)(/.*)?")
-"""Read-only files of the host's root, who has no name in a user namespace of the machine's own: the owner is left out."""
+"""Read-only files of the host's root, who is nobody in a user namespace of the machine's own: owners are left out."""
 
 ENGINES = frozenset({"HOME", "HOSTNAME", "OLDPWD", "PATH", "PWD", "SHLVL", "TERM", "_", "container"})
 """Variables that engines and shells set by themselves; the contract says nothing of them."""

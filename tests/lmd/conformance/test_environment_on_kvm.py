@@ -1,4 +1,4 @@
-"""The environment's suite on virtual machines, emulated under a libvirt of the tests' own, by the command that users have.
+"""The environment's suite on virtual machines, emulated under a libvirt of the tests' own, by the command of users.
 
 Several commands share the checks and run at the same time, each with directories of its own: much of the time is
 waiting for machines to boot.
