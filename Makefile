@@ -46,6 +46,7 @@ bench: $(VENV)/tools
 	@packaging/debian-packages test
 	$(VENV)/bin/python bench/startup.py
 	$(VENV)/bin/python bench/create.py
+	$(VENV)/bin/python bench/metadata.py
 	$(VENV)/bin/python bench/kvm.py
 	@packaging/debian-packages bench
 	$(VENV)/bin/python bench/cvmfs_figures.py

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from images.appear import whole_file
 from images.archive import Format, ImageConfig, packed
+from images.bootable import DISK, write_disk
 from images.built import BuiltImage, Package
 from images.entries import Entry, place
 from images.errors import ImageError
 from images.kinds.busybox import BusyboxSource
 from images.kinds.debian import DebianSource
+from images.kinds.machine import MachineSource
 from images.kinds.micro import INITRAMFS, KERNEL, MicroSource
 from images.kinds.source import Progress, RootTree, Source, Work
 from images.recipe import Recipe
@@ -26,7 +28,7 @@ EPOCH_LIMIT = 253_402_300_799
 def sources(environ: Mapping[str, str], uid: int) -> dict[str, Source]:
     """What makes each kind of recipe, for this caller on this host."""
     debian = DebianSource(environ, uid)
-    return {"busybox": BusyboxSource(), "debian": debian, "micro": MicroSource(debian)}
+    return {"busybox": BusyboxSource(), "debian": debian, "micro": MicroSource(debian), "vm": MachineSource(debian)}
 
 
 def chosen_epoch(environ: Mapping[str, str], now: float) -> int:
@@ -86,6 +88,8 @@ def _write(recipe: Recipe, made: RootTree, out: Path, work: Work, digest: str) -
     for name, beside in ((KERNEL, "kernel"), (INITRAMFS, "initramfs")):
         if recipe.settings.kind == "micro":
             _copy(tree[name], out.with_name(beside))
+    if recipe.settings.kind == "vm":
+        write_disk(tree, out.with_name(DISK), work)
     listing = "".join(f"{p.name}\t{p.version}\t{p.architecture}\n" for p in made.packages)
     with packed(tree, _config(recipe, made.packages, work.epoch), work.scratch) as image:
         with whole_file(out.with_name(out.name + PACKAGES_SUFFIX)) as part:

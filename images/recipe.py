@@ -75,7 +75,7 @@ class RecipeSettings(_Table):
     """A `recipe.toml`."""
 
     description: Line
-    kind: Literal["debian", "busybox", "micro"]
+    kind: Literal["debian", "busybox", "micro", "vm"]
     suite: str | None = Field(None, pattern=r"^[a-z][a-z0-9-]{0,40}$")
     variant: Literal["essential", "apt", "minbase"] = "essential"
     packages: Annotated[list[Package], Field(max_length=10_000)] = []
@@ -92,8 +92,8 @@ class RecipeSettings(_Table):
         debian = {"suite", "variant", "packages", "mirrors", "leave_out", "keep"} & self.model_fields_set
         if self.kind == "busybox" and debian:
             raise ValueError(f'kind "busybox" knows no {", ".join(sorted(debian))}')
-        if self.kind == "micro" and "variant" in self.model_fields_set:
-            raise ValueError('kind "micro" knows no variant')
+        if self.kind in ("micro", "vm") and "variant" in self.model_fields_set:
+            raise ValueError(f'kind "{self.kind}" knows no variant')
         return self
 
 

@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from lmd.choosing import Offer, offer, why
 from lmd.config import virtual
 from lmd.config.models import Config, MachineType
 from lmd.places import Places
 from runtimes import registry
-from runtimes.contract import Health, Probe, Runtime, RuntimeFault, Seen, Settings
+from runtimes.contract import Health, Probe, Runtime, RuntimeFault, Seen, Settings, Spec
 
-AUTO = ("podman", "kvm")
+AUTO = ("podman", "docker", "kvm")
 """What `runtime = "auto"` tries, in this order, of those that make what the type's isolation says."""
 
 PROBE_SECONDS = 60.0
@@ -51,25 +52,31 @@ async def opened(name: str, config: Config, places: Places) -> AsyncIterator[Run
         await runtime.aclose()
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The runtime for a machinetype; `why` says in one line why it was chosen, "" if the type names it."""
+
+    runtime: Runtime
+    probe: Probe
+    why: str
+
+
 @asynccontextmanager
-async def chosen(machinetype: MachineType, config: Config, places: Places) -> AsyncIterator[tuple[Runtime, Probe]]:
-    """The runtime that the type names, or the first of `AUTO` that is healthy. Raises `NoRuntime` with each one's
-    reason."""
+async def chosen(machinetype: MachineType, config: Config, places: Places, wanted: Spec | None) -> AsyncIterator[Found]:
+    """The runtime that the type names, or the first of `AUTO` that works and has what `wanted` needs.
+
+    Raises `NoRuntime` with each one's reason.
+    """
     names = fitting(machinetype)
-    reasons = []
+    passed: list[Offer] = []
     for name in names:
         async with opened(name, config, places) as runtime:
-            found = await _probe(runtime)
-            can = found.capabilities
-            if found.health is Health.HEALTHY and can and can.isolation != machinetype.isolation:
-                reasons.append(f'{name} makes machines of isolation "{can.isolation}", not "{machinetype.isolation}"')
-            elif found.health is Health.HEALTHY:
-                yield runtime, found
+            made = offer(name, await _probe(runtime), wanted, machinetype.isolation)
+            if made.good:
+                yield Found(runtime, made.probe, why(made, passed) if machinetype.runtime == "auto" else "")
                 return
-            else:
-                remedy = f" ({found.remedy})" if found.remedy else ""
-                reasons.append(f"{name} is {found.health}: {found.reason}{remedy}")
-    raise NoRuntime(f"machinetype {machinetype.name}: " + "; ".join(reasons))
+            passed.append(made)
+    raise NoRuntime(f"machinetype {machinetype.name}: " + "; ".join(one.problem for one in passed))
 
 
 def fitting(machinetype: MachineType) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """What the kernel's control groups say: layout of the host (v1, hybrid, v2), limits in force, use by a machine."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -115,6 +116,16 @@ def limits_in(at: Mapping[str, Path]) -> InForce:
         memory_bytes=_number(at, "", "memory.max"),
         pids=_number(at, "", "pids.max"),
     )
+
+
+def weigh(release: str) -> str:
+    """How a kernel of this release gives a group the lowest weight: "idle" (cpu.idle, since 5.15), or "shares".
+
+    >>> weigh("6.1.0-18-amd64"), weigh("5.14.0-427.el9")
+    ('idle', 'shares')
+    """
+    numbers = [int(part) for part in re.findall(r"[0-9]+", release)[:2]]
+    return "idle" if numbers >= [5, 15] else "shares"
 
 
 def usage(pid: int, where: Mounts, name: str) -> Usage:

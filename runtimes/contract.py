@@ -249,6 +249,9 @@ class Spec:
     second one (vdb); a direct-boot machine keeps there what it writes to its root and to `scratch`. `seed` is a NoCloud
     CD. `uuid` is the machine's in engines that have one. `graphics` asks for VNC on a Unix socket. `placement` None
     leaves it to the host.
+
+    `idle` asks for the lowest weight of processor time that the runtime can give: the machine gets what all others of
+    the engine leave.
     """
 
     id: str
@@ -283,6 +286,7 @@ class Spec:
     working_directory: PurePosixPath | None = None
     graphics: bool = False
     placement: Placement | None = None
+    idle: bool = False
 
     def __post_init__(self) -> None:
         if not MACHINE_ID.fullmatch(self.id):

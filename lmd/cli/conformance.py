@@ -160,7 +160,7 @@ async def _run(
     quiet: bool,
 ) -> "list[Told]":
     """Make the checks on each runtime and print each result, until a signal `came`."""
-    from lmd.conformance.both import run
+    from lmd.conformance.both import ALIKE, run, run_alike
     from lmd.conformance.trial import Interrupted
 
     told: list[Told] = []
@@ -177,6 +177,15 @@ async def _run(
                 if not quiet:
                     _say(one)
                 progress.next(name)
+    if ALIKE in wanted and (len(runtimes) > 1 or len(wanted) == 1):
+        async with aclosing(run_alike(runtimes, config, places, image)) as results:
+            async for one in results:
+                progress.clear()
+                if came():
+                    raise Interrupted
+                told.append(one)
+                if not quiet:
+                    _say(one)
     progress.clear()
     return told
 

@@ -15,6 +15,7 @@ from lmd.cli.speaking import USAGE, fail, print_json, table
 
 if TYPE_CHECKING:
     from lmd.doctor import Asked, Check, Finding, Report
+    from lmd.places import Places
 
 WIDTH = len("problem")
 
@@ -102,7 +103,16 @@ def _asked(*, trial: bool) -> "Asked":
         unreadable=unreadable,
         runtimes=engines.here(os.environ),
         trial=trial,
+        ask_daemon=lambda: _warnings(places(uid, os.environ)),
     )
+
+
+def _warnings(places: "Places") -> list[str] | None:
+    """What the daemon warns of; None if no daemon listens. Raises `NoDaemon` or `Refused`."""
+    from lmd.cli.asking import daemon
+
+    listening = daemon(places)
+    return None if listening is None else [str(one["text"]) for one in listening.get("/v1/warnings")]
 
 
 def _user(uid: int) -> str:

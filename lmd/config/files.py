@@ -12,7 +12,7 @@ from lmd.config import layers, virtual
 from lmd.config.keys import written
 from lmd.config.models import Config, MachineType
 from lmd.config.problems import Problem
-from lmd.config.rules import MICRO, split_image
+from lmd.config.rules import BUILT, split_image
 from runtimes.contract import ImageKind
 
 MOST_ARCHIVE_MEMBERS = 100_000
@@ -64,7 +64,7 @@ def _image(machinetype: MachineType) -> None:
     path = Path(machinetype.root_image)
     if machinetype.machine_model == virtual.CONTAINER:
         image_kind(machinetype.root_image)
-    elif machinetype.root_image != MICRO and not (machinetype.machine_model == "direct" and path.is_dir()):
+    elif not machinetype.root_image.startswith(BUILT) and not (machinetype.machine_model == "direct" and path.is_dir()):
         disk.check(path)
 
 

@@ -14,6 +14,8 @@ from runtimes.contract import ImageKind, Limit
 if TYPE_CHECKING:
     from lmd.config.models import MachineType
 
+BUILT = "lmd:"
+"""Begins the names of images by recipes of ours; what a name stands for is known when it is built."""
 MICRO = "lmd:micro"
 """The kit for machines without a bootloader; as a root_image, its initramfs alone."""
 USER_DATA_OPTION = "user_data_option_"
@@ -229,8 +231,8 @@ def combination(machinetype: "MachineType") -> Iterator[Clash]:
     yield from _commands(machinetype)
     yield from _places(machinetype)
     yield from _repositories(machinetype)
-    kind, location = split_image(machinetype.root_image)
-    yield from virtual.combination(machinetype, kind is not None and location != MICRO)
+    kind, _ = split_image(machinetype.root_image)
+    yield from virtual.combination(machinetype, kind is not None and not machinetype.root_image.startswith(BUILT))
     yield from patterns(machinetype.user_data_options, machinetype.user_data_files)
 
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from images import cache, recipe
 from images.builder import chosen_epoch
 from images.kinds.source import Progress
 from lmd.config.models import Config
-from lmd.conformance import check, checks, contract, ground, runner
+from lmd.conformance import alike, check, checks, contract, ground, runner
 from lmd.places import Places
 from runtimes import conformance
 from runtimes.conformance import Outcome
@@ -53,10 +53,16 @@ class Told:
         }
 
 
+ALIKE = Entry(ENVIRONMENT, "same-on-every-runtime", "the payload finds the same on every runtime, field by field")
+"""Made once for all runtimes that are tried, after all others."""
+
+
 def listed() -> list[Entry]:
     """Every check, in the order in which they are made."""
-    return [Entry(CONTRACT, c.name, c.sentence) for c in conformance.CHECKS] + [
-        Entry(ENVIRONMENT, c.name, c.sentence) for c in checks.CHECKS
+    return [
+        *(Entry(CONTRACT, c.name, c.sentence) for c in conformance.CHECKS),
+        *(Entry(ENVIRONMENT, c.name, c.sentence) for c in checks.CHECKS),
+        ALIKE,
     ]
 
 
@@ -90,6 +96,24 @@ async def run(
         async with aclosing(runner.run(runtime, config, places, image, environments)) as results:
             async for made in results:
                 yield _told(runtime, ENVIRONMENT, made)
+
+
+async def run_alike(
+    runtimes: Sequence[str], config: Config, places: Places, image: Image
+) -> AsyncGenerator[Told, None]:
+    """Compare what the payload finds on each runtime with what it finds on the first. Raises as `run` does."""
+    if len(runtimes) < 2:
+        yield Told(runtimes[0], ALIKE, Outcome.NOT_APPLICABLE, "only one runtime is tried", 0.0)
+        return
+    try:
+        async with aclosing(alike.compared(runtimes, config, places, image)) as results:
+            async for name, differences, remark, seconds in results:
+                outcome = Outcome.FAILED if differences else Outcome.PASSED
+                if differences is None:
+                    outcome = Outcome.NOT_APPLICABLE
+                yield Told(name, ALIKE, outcome, differences or remark, seconds)
+    except check.Violation as violation:
+        yield Told(", ".join(runtimes), ALIKE, Outcome.FAILED, str(violation), 0.0)
 
 
 def _told(runtime: str, suite: str, result: conformance.Result | check.Result) -> Told:

@@ -15,13 +15,13 @@ OWN = re.compile(
 """What differs from machine to machine: only that it is there is compared. A scratch directory belongs to the payload's
 user or has the sticky bit, as its engine likes it; that every user can write there is compared."""
 
-OF_THE_HOST = re.compile(r"place\./etc/(machinefeatures|jobfeatures)(/.*)?")
-"""Read-only files of the host's root, who is nobody in a user namespace of the machine's own: owners are left out."""
-
 ENGINES = frozenset({"HOME", "HOSTNAME", "OLDPWD", "PATH", "PWD", "SHLVL", "TERM", "_", "container"})
 """Variables that engines and shells set by themselves; the contract says nothing of them."""
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
+HOSTS = re.compile(r"place\./etc/(machine|job)features")
+OWNER = re.compile(r" \d+:\d+$")
+"""The features belong to the host's root: nobody where a machine has user ids of its own, else its own root."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +83,8 @@ class Report:
         """All that has to be the same in every machine of a type, whatever runs it."""
         variables = {f"environ.{name}": value for name, value in self.environment().items() if name not in ENGINES}
         plain = {k: v for k, v in self.lines.items() if k != "environ" and not k.startswith("engine.")}
-        return {key: _compared(key, text) for key, text in (plain | variables).items()}
-
-
-def _compared(key: str, text: str) -> str:
-    if OWN.fullmatch(key) and text:
-        return "(its own)"
-    return text.rpartition(" ")[0] if OF_THE_HOST.fullmatch(key) else text
+        fields = {key: OWNER.sub("", text) if HOSTS.match(key) else text for key, text in (plain | variables).items()}
+        return {key: "(its own)" if OWN.fullmatch(key) and text else text for key, text in fields.items()}
 
 
 def parse(content: bytes) -> Report:

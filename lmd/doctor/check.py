@@ -20,7 +20,7 @@ SECONDS = 10.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """For whom the host is looked at. `unreadable` says what is wrong with a configuration that cannot be used; then
-    `config` has the defaults."""
+    `config` has the defaults. `ask_daemon` gives the daemon's open warnings, None if no daemon listens, or raises."""
 
     uid: int
     user: str
@@ -30,6 +30,7 @@ class Asked:
     unreadable: Sequence[Problem] = ()
     runtimes: Sequence[str] = ()
     trial: bool = True
+    ask_daemon: Callable[[], Sequence[str] | None] | None = None
 
     @property
     def rootless(self) -> bool:

@@ -8,28 +8,28 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from images import cache, recipe
-from images.builder import sources
-from images.errors import ImageError
 from lmd import engines
+from lmd.config import virtual
 from lmd.config.chosen import Chosen
-from lmd.config.files import check_files, image_kind
+from lmd.config.files import check_files
 from lmd.config.models import MachineType
 from lmd.config.problems import Problem
 from lmd.doctor.check import Asked, Check, apart
-from lmd.doctor.checks import limits, memory
+from lmd.doctor.checks import limits, memory, network
 from lmd.doctor.finding import Finding, Level, note, ok, problem, warning
+from lmd.doctor.fitness_image import Looked, look
 from lmd.doctor.traps import explained, remedy
 from lmd.environment.directory import Directory
 from lmd.environment.features import Allocation
+from lmd.machine.image import BUILT
 from lmd.machine.spec import PLACES, Plan, spec
-from runtimes import archives
 from runtimes.contract import (
-    Capabilities,
     Health,
     Image,
     ImageKind,
     Images,
+    Network,
+    Nic,
     Probe,
     Rejected,
     Runtime,
@@ -38,7 +38,10 @@ from runtimes.contract import (
     unmet,
 )
 
-BUILT = "lmd:"
+_NIC = Nic(
+    address="169.254.1.1", prefix=16, gateway="169.254.169.253", mac="52:54:00:00:00:01", port="lmd-0", bridge="lmd0"
+)
+"""A stand-in for a place in the factory's network, which machines get when they are made."""
 PROBE_SECONDS = 60.0
 IMAGE_SECONDS = 10.0
 
@@ -62,14 +65,17 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitness:
-    """The type, and what was found for it. `image` is a finding made while its image was looked at."""
+    """The type, and what was found for it. `fitting`: the runtimes that the type may get; the other candidates it
+    would have to name. `image` has what was found while its image was looked at."""
 
     type: MachineType
+    fitting: Sequence[str]
     candidates: Sequence[Candidate]
     files: Sequence[Problem]
     image: Sequence[Finding]
     memory: memory.Memory
     limits: limits.Limits
+    network: network.Network
     free_bytes: int
 
     @property
@@ -90,22 +96,32 @@ def checks(chosen: Chosen) -> tuple[Check[Fitness]]:
 async def _gathered(chosen: Chosen, asked: Asked) -> Fitness:
     type_ = chosen.machinetype
     asked = replace(asked, config=chosen.config)
-    image, said = await apart(lambda: _image(type_, asked))
-    names = asked.runtimes if type_.runtime == "auto" else (type_.runtime,)
-    wanted = _spec(type_, image or Image(kind=ImageKind.OCI_ARCHIVE, location=""))
+    looked = await apart(lambda: look(type_, asked))
+    names = engines.fitting(type_)
+    if type_.runtime == "auto":
+        others = (name for name in asked.runtimes if virtual.RUNTIMES.get(name, type_.isolation) == type_.isolation)
+        names = tuple(dict.fromkeys([*names, *others]))
+    wanted = _spec(type_, looked)
     there = asked.places.state if asked.places.state.exists() else Path("/")
     return Fitness(
         type=type_,
-        candidates=await asyncio.gather(*(_candidate(name, asked, wanted, image) for name in names)),
-        files=[] if type_.root_image.startswith(BUILT) else check_files(chosen.config, type_.name),
-        image=said,
-        memory=memory.gather(asked),
-        limits=limits.gather(asked),
+        fitting=engines.fitting(type_),
+        candidates=await asyncio.gather(*(_candidate(name, asked, wanted, looked.named) for name in names)),
+        files=[one for one in check_files(chosen.config, type_.name) if not _of_built_image(one, type_)],
+        image=looked.findings,
+        memory=await apart(lambda: memory.gather(asked)),
+        limits=await apart(lambda: limits.gather(asked)),
+        network=replace(await apart(lambda: network.gather(asked)), wanted=[type_.name]),
         free_bytes=os.statvfs(there).f_bavail * os.statvfs(there).f_frsize,
     )
 
 
-def _spec(type_: MachineType, image: Image) -> Spec:
+def _of_built_image(found: Problem, type_: MachineType) -> bool:
+    """Whether a file is missed for an image that is none: `lmd:NAME` has findings of its own."""
+    return type_.root_image.startswith(BUILT) and found.key[-1:] == ("root_image",)
+
+
+def _spec(type_: MachineType, looked: Looked) -> Spec:
     """What a runtime would be asked for the smallest machine of the type."""
     now = time.time()
     plan = Plan(
@@ -113,7 +129,7 @@ def _spec(type_: MachineType, image: Image) -> Spec:
         owner=f"run:{os.geteuid()}",
         space="doctor.invalid",
         machinetype=type_,
-        image=image,
+        image=looked.given,
         allocation=Allocation(
             job_id=str(uuid.uuid4()),
             processors=type_.min_processors,
@@ -124,42 +140,13 @@ def _spec(type_: MachineType, image: Image) -> Spec:
             hs06_per_processor=None,
             swap_bytes=0,
         ),
+        command=None if looked.start is None or looked.start.boot is None else ("true",),  # what it is does not matter
+        start=looked.start,
+        nic=_NIC if type_.network is Network.LMD else None,
     )
     secrets = [Path("/nowhere")] * len(type_.secret_files)
     places: dict[str, PurePosixPath] = dict(PLACES)
     return spec(plan, Directory(Path("/nowhere")), places, secrets)
-
-
-def _image(type_: MachineType, asked: Asked) -> tuple[Image | None, list[Finding]]:
-    """The image, if it is known where it is; and what can be said of it without an engine."""
-    if type_.root_image.startswith(BUILT):
-        return _built(type_.root_image.removeprefix(BUILT), asked)
-    try:
-        kind, location = image_kind(type_.root_image)
-        image = Image(kind=kind, location=location, pull=type_.pull)
-        if kind not in (ImageKind.REFERENCE, ImageKind.ROOT_DIRECTORY):
-            described = archives.describe(kind, Path(location))
-            return image, [ok(f"image {location} is a readable {kind} for {described.architecture or 'any processor'}")]
-    except ValueError:
-        return None, []  # told with the other files
-    except Rejected as error:
-        return None, [problem(str(error))]
-    return image, []
-
-
-def _built(name: str, asked: Asked) -> tuple[Image | None, list[Finding]]:
-    path = cache.find(name, (asked.places.cache / "images", cache.default_directory(asked.environment, 0)))
-    if path is not None:
-        return Image(kind=ImageKind.OCI_ARCHIVE, location=str(path)), [
-            ok(f"image {BUILT}{name} has been built: {path}")
-        ]
-    try:
-        missing = sources(asked.environment, asked.uid)[recipe.find_recipe(name).settings.kind].missing()
-    except ImageError as error:
-        return None, [problem(str(error))]
-    if missing:
-        return None, [problem(f"image {BUILT}{name} has not been built and cannot be", missing)]
-    return None, [note(f"image {BUILT}{name} will be built at first", f"lm image build {name}")]
 
 
 async def _candidate(name: str, asked: Asked, wanted: Spec, image: Image | None) -> Candidate:
@@ -177,20 +164,12 @@ async def _candidate(name: str, asked: Asked, wanted: Spec, image: Image | None)
             return Candidate(
                 name=name,
                 probe=probe,
-                lacking=unmet(wanted, can) + _architecture(image, can),
+                lacking=unmet(wanted, can),
                 soft=sorted(wanted.limits.asked() - can.limits),
                 has_image=await _has(runtime, image),
             )
     except engines.NoRuntime as error:
         return Candidate(name=name, probe=Probe(health=Health.MISSING, reason=str(error)))
-
-
-def _architecture(image: Image | None, can: Capabilities) -> list[str]:
-    if image is None or image.kind in (ImageKind.REFERENCE, ImageKind.ROOT_DIRECTORY):
-        return []
-    described = archives.describe(image.kind, Path(image.location)).architecture
-    foreign = archives.foreign(image.location, described, can.architectures)
-    return [f"architecture {described}, which the image is for"] if foreign else []
 
 
 async def _has(runtime: Runtime, image: Image | None) -> bool | None:
@@ -215,13 +194,19 @@ def rule(fit: Fitness) -> Iterator[Finding]:
     for found in fit.files:
         yield problem(str(found))
     yield from fit.image
-    able = [one for one in fit.candidates if one.can]
+    ready = not fit.files and not any(finding.level is Level.PROBLEM for finding in fit.image)
+    able = [one for one in fit.candidates if one.can and one.name in fit.fitting]
     for one in fit.candidates:
-        yield from _of(one, fit, alone=not able)
-    if able and not any(finding.level is Level.PROBLEM for finding in fit.image) and not fit.files:
-        yield ok(f"machines of this type can run here, on {' or '.join(one.name for one in able)}")
+        if one.name in fit.fitting:
+            yield from _of(one, fit, alone=not able)
+        elif one.can:
+            yield note(f'{one.name} could run them, if the type says so: runtime = "{one.name}"')
+    if able and ready:
+        yield ok(f"machines of this type can run here, on {able[0].name}")
     elif not able:
         yield problem("no runtime of this host can run machines of this type", "lm doctor")
+    if fit.type.network is Network.LMD and not fit.network.rootless:
+        yield from network.factory_s_own(fit.network)
     yield from _size(fit)
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from lmd import engines
+from lmd.choosing import offer
 from lmd.config.models import Config, MachineType
 from lmd.environment.directory import DirectoryError
 from lmd.environment.features import Allocation
@@ -34,14 +35,14 @@ from lmd.factory.warnings import Kind
 from lmd.factory.watched import Watched
 from lmd.machine.conditions import conditions
 from lmd.machine.material import Material
-from lmd.machine.spec import Plan
+from lmd.machine.spec import Plan, needed
 from lmd.places import Places
 from lmd.vacuum.configured import kinds, rules
 from lmd.vacuum.decide import decide
 from lmd.vacuum.decision import Decision, Ending, Start
 from lmd.vacuum.space import Space
 from runtimes import registry
-from runtimes.contract import Runtime, Seen
+from runtimes.contract import Runtime, Seen, Spec
 
 TICK_SECONDS = 5.0
 FIRST_ANSWERS_SECONDS = 5.0
@@ -419,12 +420,22 @@ class Factory:
         if backoff and 0 < backoff["until"] - self.clocks.wall() <= backoff["seconds"]:
             return f"machines of it cannot be started: {backoff['reason']}"
         names = engines.fitting(type_)
-        usable = [name for name in names if name in self.engines and self.engines[name].usable]
+        wanted = needed(type_)
+        problems = {name: self._unfit(name, type_, wanted) for name in names}
+        usable = [name for name in names if not problems[name]]
         if not usable:
-            said = (f"{n}: {self.engines[n].problem if n in self.engines else 'is not installed'}" for n in names)
-            return f"no runtime for it is available: {'; '.join(said)}"
+            return f"no runtime for it is available: {'; '.join(f'{n}: {problems[n]}' for n in names)}"
         image = self._ready.image(type_, self.engines[usable[0]].runtime)
         return image if isinstance(image, str) else (usable[0], image)
+
+    def _unfit(self, name: str, type_: MachineType, wanted: Spec | None) -> str:
+        """Why a runtime cannot be asked for a machine of this type now; "" if it can."""
+        engine = self.engines.get(name)
+        if engine is None:
+            return "is not installed"
+        if not engine.usable or engine.probe is None:
+            return engine.problem
+        return "; ".join(offer(name, engine.probe, wanted, type_.isolation).lacking)
 
     async def _start_all(self, starts: tuple[Start, ...], chosen: Mapping[str, tuple[str, Material]]) -> None:
         """All that was decided in one transaction, then all at the same time."""

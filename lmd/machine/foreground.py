@@ -33,7 +33,7 @@ from lmd.machine.image import BUILT, NoImage
 from lmd.machine.material import Material, material_of
 from lmd.machine.prepare import CannotPrepare, finish, prepare
 from lmd.machine.rules import Terms
-from lmd.machine.spec import Plan
+from lmd.machine.spec import Plan, needed
 from lmd.machine.supervise import Clock, Ended, Supervisor
 from lmd.places import Places
 from lmd.repositories import handing
@@ -82,6 +82,7 @@ class Summary:
     id: str
     machinetype: str
     runtime: str
+    runtime_reason: str = ""
     image: str
     image_digest: str | None
     processors: int
@@ -141,11 +142,12 @@ async def _run(
         raise CannotRun("\n".join(str(problem) for problem in problems))
     async with AsyncExitStack() as stack:
         try:
-            runtime, probe = await stack.enter_async_context(engines.chosen(type_, config, places))
+            found = await stack.enter_async_context(engines.chosen(type_, config, places, needed(type_)))
             material = await material_of(type_, config, places, voice.tell)
         except (NoImage, engines.NoRuntime, ConfigError, ImageError) as error:
             raise CannotRun(str(error)) from error
         plan = _plan(request, material)
+        runtime, can = found.runtime, found.probe.capabilities
         directory = Directory(places.machines / plan.id)
         try:
             plan = await connection.joined(plan, directory, places, config)
@@ -154,17 +156,20 @@ async def _run(
             spec = handing.with_step(spec, directory, config, places)
         except (CannotPrepare, NoRepositories, connection.NetworkFault) as error:
             raise CannotRun(str(error)) from error
-        if probe.capabilities and (lacking := unmet(spec, probe.capabilities)):
+        if can and (lacking := unmet(spec, can)):
             directory.remove()
             raise CannotRun(f"machinetype {type_.name}: {runtime.name} on this host lacks {'; '.join(lacking)}")
-        if probe.capabilities and (soft := spec.limits.asked() - probe.capabilities.limits):
-            reason = probe.capabilities.absent.get("limits", "")
+        if can and (soft := spec.limits.asked() - can.limits):
+            reason = can.absent.get("limits", "")
             voice.tell(f"not enforced on this host: {', '.join(sorted(soft))}" + (f" ({reason})" if reason else ""))
 
         async def kept(seen: Seen) -> None:
             await handing.keep(seen, directory, config, places)
 
-        return await _life(request, plan, spec, runtime, directory, voice, joined, kept, interrupts)
+        if found.why:
+            voice.tell(f"runtime {found.why}")
+        summary = await _life(request, plan, spec, runtime, directory, voice, joined, kept, interrupts)
+        return replace(summary, runtime_reason=found.why or f"the machinetype names {runtime.name}")
 
 
 def _plan(request: Request, material: Material) -> Plan:

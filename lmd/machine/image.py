@@ -4,8 +4,10 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from images import cache, recipe
+from images.bootable import DISK
 from images.builder import chosen_epoch
 from lmd.config.files import image_kind
 from lmd.config.models import MachineType
@@ -30,9 +32,18 @@ async def image_of(type_: MachineType, places: Places, tell: Callable[[str], Non
             tell(f"building the image {name}, once")
             built = await asyncio.to_thread(cache.ensure, places.cache / "images", found, epoch, progress=tell)
             path = built.path
+        if type_.machine_model == "vm-raw":
+            return _disk(type_, path.with_name(DISK))
         return Image(kind=ImageKind.OCI_ARCHIVE, location=str(path))
     try:
         kind, location = image_kind(type_.root_image)
     except ValueError as error:
         raise NoImage(f"machinetype {type_.name}: root_image: {error}") from error
     return Image(kind=kind, location=location, pull=type_.pull)
+
+
+def _disk(type_: MachineType, path: Path) -> Image:
+    """The disk beside an image of ours. Raises `NoImage` if the recipe makes none."""
+    if not path.is_file():
+        raise NoImage(f"machinetype {type_.name}: root_image: {type_.root_image} has no disk; lmd:debian-vm has one")
+    return Image(kind=ImageKind.DISK_QCOW2, location=str(path))

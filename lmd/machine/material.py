@@ -33,7 +33,7 @@ _FORMS = {
     ImageKind.OCI_LAYOUT: Form.OCI_LAYOUT,
     ImageKind.DOCKER_ARCHIVE: Form.DOCKER_ARCHIVE,
 }
-_DISKS = {
+DISKS = {
     DiskFormat.QCOW2: ImageKind.DISK_QCOW2,
     DiskFormat.RAW: ImageKind.DISK_RAW,
     DiskFormat.ISO: ImageKind.BOOT_ISO,
@@ -63,6 +63,8 @@ async def material_of(type_: MachineType, config: Config, places: Places, tell: 
 
 async def _virtual(type_: MachineType, config: Config, places: Places, tell: Tell) -> Material:
     if type_.machine_model in virtual.SELF_STARTING:
+        if type_.root_image.startswith(rules.BUILT):
+            return Material(image=await image_of(type_, places, tell), start=Start())
         return await asyncio.to_thread(_self_starting, type_)
     boot = await asyncio.to_thread(_boot, type_, places, tell)
     if type_.root_image == rules.MICRO and type_.machine_model == "direct":
@@ -89,7 +91,7 @@ def _self_starting(type_: MachineType) -> Material:
     wanted = "a disk image with a bootloader (qcow2 or raw)" if type_.machine_model == "vm-raw" else "a boot ISO"
     if (found.format is DiskFormat.ISO) == (type_.machine_model == "vm-raw"):
         raise ImageError(f"image {found.path}: is {found.format}; machine_model {type_.machine_model} needs {wanted}")
-    return Material(image=Image(kind=_DISKS[found.format], location=str(found.path)), start=Start())
+    return Material(image=Image(kind=DISKS[found.format], location=str(found.path)), start=Start())
 
 
 def _direct(type_: MachineType, boot: Boot) -> Material:
@@ -99,7 +101,7 @@ def _direct(type_: MachineType, boot: Boot) -> Material:
     found = disk.check(path)
     if found.format is DiskFormat.ISO:
         raise ImageError(f"image {path}: is a boot ISO; machine_model direct needs a root file system")
-    return Material(image=Image(kind=_DISKS[found.format], location=str(path)), start=Start(boot=boot))
+    return Material(image=Image(kind=DISKS[found.format], location=str(path)), start=Start(boot=boot))
 
 
 def _boot(type_: MachineType, places: Places, tell: Tell) -> Boot:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from lmd.config.files import image_kind
 from lmd.config.models import MachineType
 from lmd.environment import features
 from lmd.environment.directory import Directory
@@ -114,6 +115,7 @@ def spec(plan: Plan, directory: Directory, places: Mapping[str, PurePosixPath], 
         architecture=type_.architecture,
         user=type_.user or ("0:0" if type_.runs_user_data else None),
         console_bytes=type_.console_bytes,
+        idle=type_.machine_class == "idle",
         lifetime_seconds=int(given.shutdown_time - given.started) + given.grace + LIFETIME_MARGIN,
     )
     return made if plan.start is None else _virtual(made, plan, plan.start)
@@ -150,6 +152,36 @@ def _virtual(made: Spec, plan: Plan, start: Start) -> Spec:
 def _outer(limits: Limits) -> Limits:
     """Those that the host sets; a system of its own counts its processes and files itself."""
     return Limits(processors=limits.processors, memory_bytes=limits.memory_bytes)
+
+
+def needed(type_: MachineType) -> Spec | None:
+    """What a runtime would be asked for the smallest machine of a type, before anything is made for it: to choose the
+    runtime by. None for virtual machines, whose images are made to fit."""
+    if type_.isolation != "container":
+        return None
+    built = type_.root_image.startswith("lmd:")
+    kind, location = (ImageKind.OCI_ARCHIVE, "") if built else image_kind(type_.root_image)
+    plan = Plan(
+        id="needed",
+        owner="",
+        space="",
+        machinetype=type_,
+        image=Image(kind=kind, location=location),
+        allocation=Allocation(
+            job_id="needed",
+            processors=type_.min_processors,
+            memory_bytes=type_.mb_per_processor * type_.min_processors * 2**20,
+            started=0,
+            shutdown_time=type_.max_wallclock_seconds,
+            grace=0,
+            hs06_per_processor=None,
+            swap_bytes=0,
+        ),
+    )
+    nowhere = Directory(Path("/nowhere"))
+    made = spec(plan, nowhere, dict(PLACES), [nowhere.path] * len(type_.secret_files))
+    nic = Nic(address="", prefix=0, gateway="", mac="", port="", bridge="")
+    return replace(made, nic=nic if made.network is Network.LMD else None)
 
 
 def seeded(type_: MachineType) -> bool:

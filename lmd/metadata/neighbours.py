@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
-from socket import AF_BRIDGE, AF_INET, AF_INET6
+from socket import AF_BRIDGE, AF_INET, AF_INET6, if_nametoindex
 from typing import Any, Protocol
 
 from pyroute2 import AsyncIPRoute
@@ -24,14 +24,13 @@ class Neighbours:
 
     def __init__(self, netlink: Any) -> None:
         self._netlink = netlink
-        self._links: dict[str, int] = {}
 
     async def right(self, card: Card, address: str) -> bool:
         """True if the address is resolved to the card's MAC on the card's bridge, and that MAC is not seen on another
         port than the card's. A card without a MAC is of a network that is not ours to check."""
         if not card.mac:
             return True
-        bridge = await self._index(card.bridge)
+        bridge = _index(card.bridge)
         if bridge is None:
             return False
         family = AF_INET6 if ip_address(address).version == 6 else AF_INET
@@ -40,7 +39,7 @@ class Neighbours:
             return False
         if not card.port:
             return True
-        port = await self._index(card.port)
+        port = _index(card.port)
         learnt = await self._get(family=AF_BRIDGE, lladdr=card.mac, master=bridge)
         return port is not None and (learnt is None or learnt["ifindex"] == port)
 
@@ -51,9 +50,12 @@ class Neighbours:
             return None
         return next(iter(found), None)
 
-    async def _index(self, name: str) -> int | None:
-        found = await self._netlink.link_lookup(ifname=name)
-        return found[0] if found else None
+
+def _index(name: str) -> int | None:
+    try:
+        return if_nametoindex(name)
+    except OSError:
+        return None
 
 
 @asynccontextmanager

@@ -29,6 +29,7 @@ from lmd.metadata.limits import MOST_CONNECTIONS, Limits
 from lmd.metadata.neighbours import neighbours
 from lmd.metadata.outputs import clear
 from lmd.metadata.server import Server
+from lmd.network import host
 
 log = logging.getLogger("lmd-metadata")
 
@@ -98,10 +99,11 @@ class Calm(logging.Filter):
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    features, metadata = host.sides(host.prefix6())
     parser = argparse.ArgumentParser(prog="lmd-metadata", description="Answer the machines of this host by HTTP.")
     parser.add_argument("--run-dir", type=Path, default=Path("/run/lmd"), help="where callers are registered")
-    parser.add_argument("--features", nargs="+", required=True, metavar="ADDRESS", help="serve features here")
-    parser.add_argument("--metadata", nargs="+", required=True, metavar="ADDRESS", help="serve metadata here")
+    parser.add_argument("--features", nargs="+", metavar="ADDRESS", default=features, help="serve features here")
+    parser.add_argument("--metadata", nargs="+", metavar="ADDRESS", default=metadata, help="serve metadata here")
     parser.add_argument("--port", type=int, default=PORT)
     parser.add_argument("--idle", type=float, default=0, metavar="SECONDS", help="end after so long without machines")
     parser.add_argument("--patience", type=float, default=15, metavar="SECONDS", help="for an idle connection")

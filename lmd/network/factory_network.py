@@ -11,15 +11,14 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv6Network
 from pathlib import Path
 from typing import TypeVar
 
 from lmd.metadata import launch
-from lmd.network import addresses, bridge, firewall, leases, libvirt_network
-from lmd.network.addresses import METADATA, METADATA6
+from lmd.network import addresses, bridge, firewall, host, leases, libvirt_network
 from lmd.network.bridge import NetworkFault, Wanted
 from runtimes.containers.nic import index
 from runtimes.contract import Nic
@@ -110,9 +109,8 @@ def _mend(run: Path, prefix6: IPv6Network | None, settings: Settings) -> bool:
 
 def serve(run: Path, prefix6: IPv6Network | None) -> None:
     """See to a metadata server. Raises `NetworkFault`."""
-    features = [str(addresses.GATEWAY), *([str(addresses.gateway6(prefix6))] if prefix6 else [])]
     try:
-        launch.ensure(run, features, [str(METADATA), *([str(METADATA6)] if prefix6 else [])])
+        launch.ensure(run, *host.sides(prefix6))
     except launch.CannotLaunch as error:
         raise NetworkFault(str(error)) from error
 
@@ -147,11 +145,7 @@ def answers_dns() -> bool:
 
 def _prefix(settings: Settings) -> IPv6Network | None:
     """The host's own prefix; None where IPv6 is off."""
-    if not settings.ipv6 or not Path("/proc/net/if_inet6").exists():
-        return None
-    with suppress(OSError):
-        return addresses.own_prefix(Path("/etc/machine-id").read_text().strip())
-    return addresses.own_prefix(os.uname().nodename)
+    return host.prefix6() if settings.ipv6 else None
 
 
 @contextmanager

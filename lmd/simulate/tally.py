@@ -13,8 +13,8 @@ class Tally:
     `work[day][type]`: held by machines; `free[reason]`: free, by why; `offered[day]`: all processors that were there.
     `useful`, `fizzled`, `lost`, `booting` by type; `starts`, `wasted` (ended without work) count machines;
     `waits[type][reason]`: factory-seconds in which a type was refused for that reason; `first[type]`, `first[type/N]`:
-    when it first ran anywhere (with N processors); `harvested`: what idle machines used of what was left; `worst`: most
-    processors above a budget.
+    when it first ran anywhere (with N processors); `worked[type]`: when its first machine began that did any work;
+    `harvested`: what idle machines used of what was left; `worst`: most processors above a budget.
     """
 
     work: dict[int, dict[str, float]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(float)))
@@ -30,6 +30,7 @@ class Tally:
     told: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     waits: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(float)))
     first: dict[str, float] = field(default_factory=dict)
+    worked: dict[str, float] = field(default_factory=dict)
     harvested: float = 0.0
     worst: int = 0
     decisions: int = 0

@@ -197,6 +197,8 @@ class World:
         life = site.begin(now, start, course, self.payloads.behaviour(name).start_seconds)
         self.tally.starts[name] += 1
         size = str(start.processors)
+        if course.worked > 0:
+            self.tally.worked.setdefault(name, now - BEGIN)
         self.tally.first.setdefault(name, now - BEGIN)
         self.tally.first.setdefault(f"{name}/{size}", now - BEGIN)
         self._place(site, life)

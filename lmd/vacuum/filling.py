@@ -5,7 +5,7 @@ import math
 from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence
 
-from lmd.vacuum import backoff, brakes, idle
+from lmd.vacuum import accounting, backoff, brakes, idle
 from lmd.vacuum.backoff import History, Hold
 from lmd.vacuum.claims import Claim, claim, deaf_types, entitled, plan, victims
 from lmd.vacuum.decision import Code, Ending, Refusal, Start
@@ -41,12 +41,13 @@ class Filling:
         self.ends = ends_of(now, self.alive, kinds)
         self.size = max(1, min(rules.processors_per_superslot, factory.total_processors))
         running = self._running()
+        averages = space.averages or self._own_averages()
         usual = [kind for kind in kinds.values() if not kind.idle]
-        self.shares = Shares(usual, running, space.averages, rating=self.rating, seed=seed)
+        self.shares = Shares(usual, running, averages, rating=self.rating, seed=seed)
         self.idle_shares = self.shares
         if len(usual) < len(kinds):
             harvesters = [kind for kind in kinds.values() if kind.idle]
-            self.idle_shares = Shares(harvesters, running, space.averages, rating=self.rating, seed=seed)
+            self.idle_shares = Shares(harvesters, running, averages, rating=self.rating, seed=seed)
         self.holds: dict[str, Hold] = {}
         self.trials: set[str] = set()
         self.starts: list[Start] = []
@@ -73,6 +74,13 @@ class Filling:
             there = self.space.types.get(name, NOTHING)
             running[name] = (there.running_hs06 if by_hs06 else there.running_processors) + busy * self.rating
         return running
+
+    def _own_averages(self) -> Mapping[str, float]:
+        """What the types have had on this factory, where there is no space that would know better."""
+        if self.space.factories:
+            return {}
+        known = {name: [*alive, *self.held.ended_of[name]] for name, alive in self.held.alive_of.items()}
+        return accounting.of_machines(self.now, known, self.rules.accounting_window_seconds, self.rating)
 
     def judge(self) -> None:
         """Find the types that cannot be started, whatever is free, and those that may be tried out once."""

@@ -118,7 +118,7 @@ class Bench:
                 return found
             if time.monotonic() > last:
                 raise Violation(f"{what}: not within {limit:.1f} s")
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(self.context.pause)
 
     async def ended(self, machine_id: str, within: float | None = None) -> Seen:
         """The machine once it is listed as exited; `Violation` if it vanishes, or has not ended in time."""

@@ -40,8 +40,8 @@ class Context:
     `make` gives a new instance of the runtime each time: the suite takes several, as separate processes would.
     `settings`, if given, are those by which a child process makes `registry.load(name, settings)`.
     `directory` is empty and the suite's alone. `deadline` in seconds is for each check; what ought to come soon is
-    waited for a third of it. `boot` is what virtual machines start with. Hooks that are None make the
-    checks that want them not applicable.
+    waited for a third of it, and looked for every `pause` seconds. `boot` is what virtual machines start with. Hooks
+    that are None make the checks that want them not applicable.
     """
 
     make: Callable[[], Runtime]
@@ -56,6 +56,7 @@ class Context:
         )
     )
     deadline: float = 60.0
+    pause: float = 0.05
     foreign: Foreign | None = None
     leftovers: Leftovers | None = None
     host_network: HostNetwork | None = None

@@ -70,6 +70,7 @@ def kvm_context(settings: Settings, directory: Path, image: Image, boot: Boot) -
         settings=settings,
         boot=boot,
         deadline=DEADLINE,
+        pause=0.25,
         missing_image=Image(kind=ImageKind.ROOT_DIRECTORY, location=str(directory / "no-such-root")),
         foreign=KvmForeign(uri),
         leftovers=leftovers,

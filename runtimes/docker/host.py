@@ -46,3 +46,13 @@ def propagating(spec: Spec, socket: Path) -> None:
                 f"machine {spec.id}: what is mounted below {source} later would not appear in it, as its mount is"
                 f" private: mount --bind {source} {source} && mount --make-rshared {source}"
             )
+
+
+def hand_over(volume: Path, user: str | None, first_uid: int) -> None:
+    """Give a machine's scratch to the user that its payload runs as; where that is a name of the image, to all."""
+    uid, _, gid = (user or "0").partition(":")
+    if uid.isdecimal() and (gid or "0").isdecimal():
+        os.chown(volume, first_uid + int(uid), first_uid + int(gid or 0))
+        volume.chmod(0o755)
+    else:
+        volume.chmod(0o1777)

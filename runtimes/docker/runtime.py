@@ -39,7 +39,6 @@ from runtimes.docker.engine import DockerEngine
 from runtimes.docker.images import Found
 
 RELEASE_SECONDS = 30.0
-SCRATCH_MODE = 0o1777
 
 
 class Docker(Containers):
@@ -157,7 +156,7 @@ class Docker(Containers):
         first_uid = capabilities.mapped_root(self._info)
         await engine.run(give, spec, first_uid)
         wait = await engine.run(waiting.prepare, self.settings.run_dir, spec.id) if spec.before_start else None
-        await self._scratch(engine, spec)
+        await self._scratch(engine, spec, first_uid)
         ground = body.Ground(
             image=image,
             first_uid=first_uid,
@@ -170,8 +169,8 @@ class Docker(Containers):
         request = body.create_body(spec, ground)
         return await engine.call("POST", "/containers/create", params={"name": spec.id}, body=request, seconds=120.0)
 
-    async def _scratch(self, engine: Engine, spec: Spec) -> None:
-        """Make the volumes, which any user of the machine may write to."""
+    async def _scratch(self, engine: Engine, spec: Spec, first_uid: int) -> None:
+        """Make the volumes, which belong to the machine's user."""
         for number in range(len(spec.scratch)):
             wanted = {"Name": volume_name(spec.id, number), "Labels": {f"{LABEL}id": spec.id}}
             made = await engine.call("POST", "/volumes/create", body=wanted)
@@ -179,7 +178,7 @@ class Docker(Containers):
                 raise made.fault(f"make scratch for machine {spec.id}")
             if (made.body.get("Labels") or {}).get(f"{LABEL}id") != spec.id:
                 raise Conflict(f"machine {spec.id}: docker has a volume {wanted['Name']} that is not ours")
-            await engine.run(Path(made.body["Mountpoint"]).chmod, SCRATCH_MODE)
+            await engine.run(host.hand_over, Path(made.body["Mountpoint"]), spec.user, first_uid)
 
     async def _run(self, engine: Engine, spec: Spec) -> Any:
         await self._post(engine, f"/containers/{spec.id}/start", f"start machine {spec.id}", (204, 304))

@@ -47,8 +47,7 @@ async def find(options: Mapping[str, str], *, workers: int = 8) -> DockerEngine:
     path = socket(options, os.environ)
     if not path.is_socket() and shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:{WHERE}") is None:
         raise Missing("apt-get install docker.io")
-    if not listening(path):
-        raise Unavailable(f"docker does not answer at {path}: its daemon does not run, or may not be spoken with")
+    _require(path)
     engine = DockerEngine(path, api="", workers=1)
     try:
         answer = await engine.call("GET", "/version", seconds=seconds(options))
@@ -59,8 +58,14 @@ async def find(options: Mapping[str, str], *, workers: int = 8) -> DockerEngine:
         engine.close()
 
 
+def _require(path: Path) -> None:
+    if not listening(path):
+        raise Unavailable(f"docker does not answer at {path}: its daemon does not run, or may not be spoken with")
+
+
 async def answers(engine: DockerEngine, options: Mapping[str, str]) -> None:
     """Raises `Unavailable` unless the daemon answers now: one that hangs is found out before much is asked of it."""
+    _require(engine.socket)
     await engine.call("GET", "/_ping", seconds=seconds(options))
 
 

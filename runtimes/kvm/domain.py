@@ -176,6 +176,8 @@ def devices(domain: Domain) -> ET.Element:
         _slot(_disk(root, disk, f"vd{'abcdefgh'[number]}", order), next(slots))
     for number, disk in enumerate(d for d in domain.disks if d.cd):
         _cd(root, disk, f"sd{'abcdefgh'[number]}", 1 if domain_boots_cd(domain) and number == 0 else None)
+    if root.find("disk/target[@bus='scsi']") is not None:
+        _slot(ET.SubElement(root, "controller", type="scsi", model="virtio-scsi"), next(slots))
     ET.SubElement(root, "controller", type="usb", model="none")
     ET.SubElement(root, "memballoon", model="none")
     rng = ET.SubElement(root, "rng", model="virtio")
@@ -249,7 +251,8 @@ def _cd(root: ET.Element, disk: Disk, target: str, order: int | None) -> None:
     element = ET.SubElement(root, "disk", type="file", device="cdrom")
     ET.SubElement(element, "driver", name="qemu", type=disk.format)
     ET.SubElement(element, "source", file=str(disk.path))
-    ET.SubElement(element, "target", dev=target, bus="sata")
+    # Kernels that distributions build for clouds (Debian's, for one) know no AHCI, but virtio; firmware knows AHCI.
+    ET.SubElement(element, "target", dev=target, bus="sata" if order else "scsi")
     ET.SubElement(element, "readonly")
     if order:
         ET.SubElement(element, "boot", order=str(order))

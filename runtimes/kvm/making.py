@@ -1,6 +1,7 @@
 """The steps of making and removing a machine: what is asked of libvirt, and what is done on the host. Blocking."""
 
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 STOPPED = {0: "shutdown", 1: "destroyed", 2: "crashed", 3: "migrated", 4: "saved", 5: "failed", 6: "snapshot"}
 """virDomainEventStoppedDetailType by the words that libvirt writes into QEMU's log."""
 UNDEFINE = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+DAEMONS = "/usr/sbin:/usr/local/sbin:/usr/bin"
 FULL = (12, 28, 122)  # ENOMEM, ENOSPC, EDQUOT
 
 
@@ -141,13 +143,17 @@ def fault(machine_id: str, error: Exception) -> RuntimeFault:
     return Unavailable(f"machine {machine_id}: {error!r}")
 
 
+def installed() -> str:
+    """The libvirt daemon for QEMU that is installed here, or an empty text."""
+    return next((name for name in ("libvirtd", "virtqemud") if shutil.which(name, path=DAEMONS)), "")
+
+
 def remedy(uri: str) -> str:
     """The line to type when libvirt does not answer."""
-    if Path("/usr/sbin/virtqemud").exists() and not Path("/usr/sbin/libvirtd").exists():
-        return "systemctl start virtqemud.socket virtlogd.socket"
-    if not Path("/usr/sbin/libvirtd").exists():
-        return "apt-get install libvirt-daemon-system qemu-system-x86 qemu-utils"
-    return "systemctl start libvirtd virtlogd" if uri.startswith("qemu:///system") else f"virsh -c {uri} version"
+    if not uri.startswith("qemu:///system") or "socket=" in uri:
+        return f"virsh --connect '{uri}' version"
+    starts = {"libvirtd": "systemctl start libvirtd virtlogd", "virtqemud": "systemctl start virtqemud.socket virtlogd"}
+    return starts.get(installed(), "apt-get install libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils")
 
 
 def _version(number: int) -> str:

@@ -74,7 +74,7 @@ class Kvm:
         self._host: Host | None = None
 
     async def probe(self) -> Probe:
-        """Healthy, with a reason where machines are only emulated; unhealthy with what libvirt said."""
+        """Healthy, with a reason where machines are only emulated; missing; unhealthy with what libvirt said."""
         wanted = self.settings.options.get("acceleration", "auto")
         if wanted not in acceleration.CHOICES:
             return Probe(
@@ -86,7 +86,10 @@ class Kvm:
             self._host = None
             host = await self._known()
         except RuntimeFault as fault:
-            return Probe(health=Health.UNHEALTHY, reason=str(fault), remedy=making.remedy(self._engine.uri))
+            uri = self._engine.uri
+            if uri == DEFAULT_URI and not making.installed():
+                return Probe(health=Health.MISSING, reason="libvirt is not installed", remedy=making.remedy(uri))
+            return Probe(health=Health.UNHEALTHY, reason=str(fault), remedy=making.remedy(uri))
         slow = host.acceleration
         if wanted == "kvm" and not slow.works:
             return Probe(health=Health.UNHEALTHY, reason=slow.reason, remedy=slow.remedy, version=host.version)

@@ -1,10 +1,11 @@
 """The Podman runtime: what Podman's interface has of its own, above `runtimes.containers`."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from runtimes import idranges, used
+from runtimes import cgroups, idranges, used
 from runtimes.containers.console import Reader
 from runtimes.containers.engine import Answer, Engine, listening
 from runtimes.containers.host import fuse_mode, give, greatest
@@ -16,6 +17,7 @@ from runtimes.contract import (
     Conflict,
     Health,
     Image,
+    Limit,
     Network,
     Probe,
     Rejected,
@@ -137,7 +139,8 @@ class Podman(Containers):
 
     async def _try(self, engine: Engine, spec: Spec, root: str | None, image: str | None) -> Answer:
         """The answer to a request to create it; status 200 if it is there. Ids are chosen under a lock."""
-        own_ids = (await self._known(engine)).user_namespace
+        can = await self._known(engine)
+        own_ids = can.user_namespace
         if self._greatest is None:
             self._greatest = await engine.run(greatest, engine.socket)
         nofile, nproc = self._greatest
@@ -148,7 +151,14 @@ class Podman(Containers):
             ids = self._free_ids(listed) if own_ids else None
             await engine.run(give, spec, ids.first if ids else 0)
             request = body.create_body(
-                spec, image=image, root=root, ids=ids, nofile=nofile, nproc=nproc, fuse=self._fuse
+                spec,
+                image=image,
+                root=root,
+                ids=ids,
+                nofile=nofile,
+                nproc=nproc,
+                fuse=self._fuse,
+                weigh=cgroups.weigh(os.uname().release) if Limit.PROCESSORS in can.limits else None,
             )
             request |= network.request(spec.network, rootless=not own_ids)
             return await engine.call("POST", "/containers/create", body=request, seconds=120.0)

@@ -12,8 +12,11 @@ import subprocess
 import tarfile
 import threading
 import time
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 from runtimes import cgroups
 from runtimes.contract import Image, ImageKind, Settings
@@ -23,6 +26,7 @@ DAEMON = shutil.which("dockerd", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/l
 """Debian's, before anything that somebody has put beside it."""
 REMAPPED_FIRST = 1_400_000_000
 CLONE_NEWNET = 0x40000000
+T = TypeVar("T")
 
 
 class PrivateDocker:
@@ -49,6 +53,10 @@ class PrivateDocker:
             *("--exec-opt=native.cgroupdriver=cgroupfs", f"--cgroup-parent=/{self.group}"),
             *(["--userns-remap=nobody:nogroup"] if remapped else []),
         ]
+        self.shared = directory / "shared"  # what is mounted below it later, the daemon sees, too
+        self.shared.mkdir()
+        subprocess.run(["mount", "--bind", self.shared, self.shared], check=True)
+        subprocess.run(["mount", "--make-rshared", self.shared], check=True)
         self.options = {"socket": str(self.socket)}
         self.process = self.start()
 
@@ -71,6 +79,13 @@ class PrivateDocker:
             self.process.wait(20)
         self.process.kill()
         self.process.wait()
+
+    def kill(self) -> None:
+        """End the daemon without a word; its containers stay, as files and as processes."""
+        self.process.kill()
+        self.process.wait()
+        for name in ("pid", "exec/containerd/containerd.pid"):  # its orphan may be a zombie for long
+            (self.directory / name).unlink(missing_ok=True)
 
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as connection:
@@ -103,7 +118,7 @@ class PrivateDocker:
             finally:
                 engine.close()
 
-        return asyncio.run(asking())
+        return _run(asking())
 
     def import_image(self, root: Path, name: str) -> Image:
         """Make an image of a directory; returned as a reference that is never pulled."""
@@ -121,9 +136,22 @@ class PrivateDocker:
             finally:
                 engine.close()
 
-        asyncio.run(load())
+        _run(load())
         packed.unlink()
         return Image(kind=ImageKind.REFERENCE, location=name, pull="never")
+
+    def load(self, path: Path) -> None:
+        """Load a docker-archive as it is, names and all."""
+
+        async def loading() -> None:
+            engine = await find(self.options, workers=1)
+            try:
+                answer = await engine.upload("/images/load", lambda: path.open("rb"), seconds=60)
+                assert answer.status == 200 and "errorDetail" not in str(answer.body), answer.body
+            finally:
+                engine.close()
+
+        _run(loading())
 
     def listener(self) -> socket.socket:
         """A listening TCP socket at the daemon's own 127.0.0.1."""
@@ -170,6 +198,12 @@ class PrivateDocker:
                     path.rmdir()
             with suppress(OSError):
                 (root / self.group).rmdir()
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """In a loop of its own, wherever the caller is."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 def _of(directory: Path) -> list[int]:

@@ -16,8 +16,8 @@ DEBIAN = 'description = "mine"\nkind = "debian"\nsuite = "bookworm"\n'
 
 
 def test_every_recipe_that_comes_with_lmd_can_be_read() -> None:
-    assert set(builtin()) == {"base", "busybox", "micro"}
-    assert [load(folder).name for folder in builtin().values()] == ["base", "busybox", "micro"]
+    assert set(builtin()) == {"base", "busybox", "debian-vm", "micro"}
+    assert [load(folder).name for folder in builtin().values()] == ["base", "busybox", "debian-vm", "micro"]
 
 
 def test_a_recipe_brings_text_files_and_links(write_recipe: WriteRecipe, tmp_path: Path) -> None:

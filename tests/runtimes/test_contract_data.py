@@ -65,6 +65,7 @@ OTHER = {
     "working_directory": PurePosixPath("/work"),
     "graphics": True,
     "placement": Placement(numa_node=1),
+    "idle": True,
 }
 
 

@@ -20,6 +20,7 @@ from runtimes.contract import (
     Boot,
     EndReason,
     Exhausted,
+    Health,
     Image,
     ImageKind,
     Limits,
@@ -377,3 +378,112 @@ async def test_what_an_end_was_is_not_changed_by_what_comes_later(kvm: Kvm, spec
     (kvm.root / one.id / "share/report/end").write_text("exit 0\n")
     assert (await ended(kvm, one.id)).end == end
     assert end and json.loads((kvm.root / one.id / "end.json").read_text())["exit_code"] == 3
+
+
+async def test_a_hostile_guest_changes_nothing_of_the_host_and_leaves_files_of_its_own_ids(
+    kvm: Kvm, spec, tmp_path: Path, busybox_root: Path
+) -> None:
+    features, outputs, secret = tmp_path / "features", tmp_path / "outputs", tmp_path / "secret"
+    for folder in (features, outputs):
+        folder.mkdir(mode=0o755)
+    (features / "key").write_text("1\n")
+    secret.write_text("s3cret")
+    secret.chmod(0o500)
+    script = """
+    mkdir /tmp/all && mount -t virtiofs lmd /tmp/all || echo cannot mount
+    for place in root mounts/0; do
+        mount -o remount,rw,bind /tmp/all/$place 2>/dev/null
+        echo evil > /tmp/all/$place/evil 2>/dev/null && echo changed $place
+    done
+    echo evil > /tmp/all/description 2>/dev/null
+    ls /tmp/all/../.. >/dev/null
+    cat /secret; echo
+    mkdir /out/folder; echo x > /out/file; cp /bin/busybox /out/suid; chmod 4755 /out/suid; chown 1000:1000 /out/folder
+    ln -s /etc/passwd /out/link; ls -ln /out/file | cut -d' ' -f 1-9
+    """
+    mounts = (
+        Mount(source=features, target=PurePosixPath("/etc/machinefeatures")),
+        Mount(source=outputs, target=PurePosixPath("/out"), read_only=False, owned_by_machine=True),
+        Mount(source=secret, target=PurePosixPath("/secret"), owned_by_machine=True),
+    )
+    one = spec("hostile", script, mounts=mounts)
+    first = (await kvm.create(one)).first_uid
+    end = (await ended(kvm, one.id)).end
+    text = await said(kvm, one.id)
+    assert end and end.reason is EndReason.CLEAN, text
+    assert "changed" not in text and "cannot" not in text
+    assert "s3cret" in text
+    assert sorted(path.name for path in features.iterdir()) == ["key"]
+    assert not (busybox_root / "evil").exists()
+    owners = {path.name: (path.lstat().st_uid, path.lstat().st_gid) for path in outputs.iterdir()}
+    assert first and first > 65_535
+    assert owners.pop("folder") == (first + 1000, first + 1000)
+    assert set(owners.values()) == {(first, first)}
+
+
+async def test_a_machine_is_what_its_spec_says(kvm: Kvm, spec) -> None:
+    script = (
+        'id -u; id -g; pwd; hostname; cat /etc/hostname; echo "$HOME"; touch /root/x 2>&1; cat /etc/hosts | tail -n 1'
+    )
+    user = spec("user", script, user="1000:1000", working_directory=PurePosixPath("/var/tmp"))
+    network = spec("network", "ip -4 -o addr show eth0; cat /etc/resolv.conf; ip route", network=Network.BRIDGE)
+    bare = spec("bare", "ls /init /bin/busybox; id -u; touch /x && echo wrote", image=initramfs(user))
+    for one in (user, network, bare):
+        await kvm.create(one)
+    ends = [(await ended(kvm, one.id)).end for one in (user, network, bare)]
+    texts = [await said(kvm, one.id) for one in (user, network, bare)]
+    assert [end.reason if end else None for end in ends] == [EndReason.CLEAN] * 3, texts
+    assert texts[0].splitlines()[:6] == ["1000", "1000", "/var/tmp", "lmt-user", "lmt-user", "/tmp"]
+    assert "Permission denied" in texts[0] and "127.0.1.1 lmt-user" in texts[0]
+    assert "10.0.2." in texts[1] and "nameserver 10.0.2.3" in texts[1] and "default via 10.0.2.2" in texts[1]
+    assert texts[2].split() == ["/bin/busybox", "/init", "0", "wrote"]
+
+
+def initramfs(one: Spec) -> Image:
+    assert one.boot and one.boot.initramfs
+    return Image(kind=ImageKind.INITRAMFS, location=str(one.boot.initramfs))
+
+
+async def test_a_terminal_shows_what_the_machine_prints(kvm: Kvm, spec) -> None:
+    one = spec("terminal", "while :; do echo tick; sleep 0.3; done")
+    with pytest.raises(Rejected, match="does not run"):
+        await kvm.terminal(one.id)
+    await kvm.create(one)
+    await until_said(kvm, one.id, "tick")
+    command = await kvm.terminal(one.id)
+    process, terminal = os.forkpty()
+    if process == 0:
+        os.execvp(command[0], list(command))
+    try:
+        text = b""
+        while b"tick" not in text:
+            text += await asyncio.wait_for(asyncio.to_thread(os.read, terminal, 1000), 30)
+    finally:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        os.close(terminal)
+    await kvm.destroy(one.id)
+
+
+async def test_acceleration_is_found_by_doing_once_and_what_is_missing_is_said(libvirt_engine, tmp_path: Path) -> None:
+    options = {**libvirt_engine.options, "acceleration": "auto"}
+    auto = Kvm(replace(libvirt_engine.settings, options=options, state_dir=tmp_path))
+    gone = Kvm(replace(libvirt_engine.settings, options={"uri": f"qemu:///system?socket={tmp_path}/gone"}))
+    only = Kvm(replace(libvirt_engine.settings, options={**options, "acceleration": "kvm"}, state_dir=tmp_path))
+    try:
+        first = await auto.probe()
+        assert first.health is Health.HEALTHY
+        assert bool(first.reason) == bool(first.remedy)
+        began = time.monotonic()
+        assert (await auto.probe()).reason == first.reason
+        assert time.monotonic() - began < 5, "the answer was not kept"
+        kept = json.loads((tmp_path / "kvm-acceleration.json").read_text())
+        assert kept["works"] is not bool(first.reason)
+        strict = await only.probe()
+        assert strict.health is (Health.HEALTHY if kept["works"] else Health.UNHEALTHY)
+        silent = await gone.probe()
+        assert silent.health is Health.UNHEALTHY
+        assert "Failed to connect" in silent.reason and "virsh --connect" in silent.remedy
+    finally:
+        for runtime in (auto, gone, only):
+            await runtime.aclose()

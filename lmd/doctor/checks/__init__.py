@@ -7,6 +7,8 @@ from lmd.doctor.check import Check
 from lmd.doctor.checks import (
     clock,
     configuration,
+    containers_conf,
+    daemon,
     devices,
     disk,
     groups,
@@ -22,6 +24,7 @@ from lmd.doctor.checks import (
 CHECKS: tuple[Check[Any], ...] = (
     host.CHECK,
     runtimes.CHECK,
+    containers_conf.CHECK,
     ids.CHECK,
     groups.CHECK,
     limits.CHECK,
@@ -34,4 +37,5 @@ CHECKS: tuple[Check[Any], ...] = (
     memory.CHECK,
     clock.CHECK,
     configuration.CHECK,
+    daemon.CHECK,
 )

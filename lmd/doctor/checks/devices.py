@@ -1,6 +1,7 @@
 """The devices that machines and networks need, each found out by opening it."""
 
 import errno
+import grp
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ class Device:
     path: str
     mode: int | None
     refused: str
+    group: str = ""
 
     @property
     def for_all(self) -> bool:
@@ -44,14 +46,22 @@ def gather(asked: Asked) -> Devices:
 
 def _device(path: str) -> Device:
     try:
-        mode = Path(path).stat().st_mode & 0o7777
+        found = Path(path).stat()
     except OSError:
         return Device(path, None, os.strerror(errno.ENOENT))
+    mode, group = found.st_mode & 0o7777, _group(found.st_gid)
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
     except OSError as error:
-        return Device(path, mode, error.strerror or str(error))
-    return Device(path, mode, "")
+        return Device(path, mode, error.strerror or str(error), group)
+    return Device(path, mode, "", group)
+
+
+def _group(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
 
 
 def rule(devices: Devices) -> Iterator[Finding]:
@@ -83,6 +93,12 @@ def _kvm(device: Device, user: str) -> Finding:
     if device.refused:
         return note(
             f"/dev/kvm cannot be opened by this user: {device.refused}", f"usermod --append --groups kvm {user}"
+        )
+    if not device.for_all and not (device.mode & 0o060 == 0o060 and device.group == "kvm"):
+        return note(
+            f"/dev/kvm is not for the group kvm (mode {device.mode:04o}, group {device.group}): QEMU, which runs as"
+            " another user, cannot open it, and libvirt takes a minute to find out",
+            "chgrp kvm /dev/kvm && chmod 660 /dev/kvm",
         )
     return ok("/dev/kvm can be opened")
 

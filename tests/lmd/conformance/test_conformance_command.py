@@ -101,6 +101,17 @@ def test_a_signal_ends_it_and_nothing_stays(lm_podman: Command, number: signal.S
     assert not list((lm_podman.home / "run").glob("conformance-*"))
 
 
+@pytest.mark.parametrize("podman", ["runc"], indirect=True, scope="session")
+def test_what_machines_find_is_compared_between_runtimes(lm_podman: Command, docker) -> None:
+    with (lm_podman.home / "conf/lmd.toml").open("a") as file:
+        file.write(f'[runtimes.docker]\nsocket = "{docker.socket}"\n')
+    code, output, errors = lm_podman.run("--check=same-on-every-runtime", "--json")
+    told = [r for r in json.loads(output)["results"] if r["runtime"] in ("docker", "podman")]
+    assert code == 0, (output, errors)
+    assert [(r["runtime"], r["outcome"]) for r in told] == [("podman", "passed")]
+    assert told[0]["reason"].endswith("fields as on docker")
+
+
 def test_a_check_that_fails_is_told_with_its_reason_and_exit_code_1(lm_fake: Command) -> None:
     engine = FakeEngine(lm_fake.home / "state/fake")
     engine.faults = Faults(reject="no machines today")

@@ -7,16 +7,18 @@ import asyncio
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from lmd.config.models import Config
 from lmd.doctor import Asked
-from lmd.doctor.matrix import OF_THE_HOST, Column, filled, of_host, parsed
+from lmd.doctor.matrix import OF_THE_HOST, ROWS, Column, filled, of_host, parsed
 from lmd.doctor.runtimes import gather
 from lmd.places import Places
 from runtimes import cgroups
+from runtimes.contract import Capabilities, Delivery, EndReason, ImageKind, Limit, Network
 
 PAGE = Path(__file__).parents[3] / "docs/capabilities.md"
 LM = ("-c", "from lmd.cli.main import main; main()")
@@ -100,3 +102,21 @@ def test_the_page_can_be_read_back() -> None:
     assert set(table) == set(ENGINES)
     assert table["Podman, rootless"]["user ids of its own"] == "–"
     assert table["Podman, crun"]["user ids of its own"] == "yes"
+
+
+def test_each_capability_has_a_row() -> None:
+    bare = replace(Capabilities(isolation="container"), usage=False)
+    before = {name: tell(bare, frozenset()) for name, tell in ROWS.items()}
+    whole = {
+        "isolation": "vm",
+        "images": frozenset(ImageKind),
+        "delivery": frozenset(Delivery),
+        "limits": frozenset(Limit),
+        "networks": frozenset(Network),
+        "end_reasons": frozenset(EndReason),
+    }
+    for field in fields(Capabilities):
+        if field.name in ("absent", "architectures"):  # told below the table, and by lm doctor TYPE
+            continue
+        one = replace(bare, **{field.name: whole.get(field.name, True)})
+        assert {name: tell(one, frozenset()) for name, tell in ROWS.items()} != before, field.name

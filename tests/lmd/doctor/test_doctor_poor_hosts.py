@@ -1,5 +1,8 @@
 """`lm doctor` on hosts that lack something: each is told with the line to type."""
 
+import contextlib
+import socket
+import threading
 from pathlib import Path
 
 IDS = "user-ids"
@@ -63,6 +66,19 @@ def test_addresses_that_cannot_be_translated(root_doctor, poorer) -> None:
     assert one(told.of("runtimes"), "machines run, but not in a network", "apt-get install iptables"), told.findings
 
 
+def test_a_host_whose_own_network_has_the_addresses_of_metadata(root_doctor) -> None:
+    alone = (
+        "unshare",
+        "--net",
+        "sh",
+        "-ec",
+        'ip link set lo up; ip address add 169.254.7.1/16 dev lo; exec "$@"',
+        "sh",
+    )
+    told = root_doctor("--quick", through=alone)
+    assert one(told.of("network", "note"), "is taken by lo (169.254.7.1/16)", "NOZEROCONF"), told.findings
+
+
 A_ROOT_OF_ITS_OWN = """
 mount -t tmpfs none /mnt
 for entry in /*; do
@@ -118,3 +134,21 @@ def test_a_stopped_engine_that_a_machinetype_needs(root_doctor) -> None:
 def test_a_configuration_that_cannot_be_used(root_doctor) -> None:
     told = root_doctor("--quick", config='[settings]\nspcae = "x"\n', PATH="/nonexistent")
     assert one(told.of("configuration"), "did you mean space?", "lm config check")
+
+
+def test_a_daemon_that_gives_no_answer(root_doctor) -> None:
+    path = root_doctor.home / "run/lmd.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        threading.Thread(target=_hang_up, args=(listening,), daemon=True).start()
+        told = root_doctor("--quick", PATH="/nonexistent")
+    path.unlink()
+    assert one(told.of("daemon"), f"the daemon at {path} does not answer", "journalctl --unit lmd"), told.findings
+
+
+def _hang_up(listening: socket.socket) -> None:
+    """Close each connection as it comes, until the socket is gone."""
+    with contextlib.suppress(OSError):
+        while True:
+            listening.accept()[0].close()

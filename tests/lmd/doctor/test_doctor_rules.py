@@ -5,7 +5,21 @@ from pathlib import Path
 import pytest
 
 from lmd.config.problems import Problem
-from lmd.doctor.checks import clock, configuration, devices, disk, groups, host, ids, limits, memory, mounts, network
+from lmd.doctor.checks import (
+    clock,
+    configuration,
+    containers_conf,
+    daemon,
+    devices,
+    disk,
+    groups,
+    host,
+    ids,
+    limits,
+    memory,
+    mounts,
+    network,
+)
 from lmd.doctor.checks import namespaces as spaces
 from lmd.doctor.finding import Finding, Level, Report
 from lmd.doctor.runtimes import Found, Runtimes
@@ -219,8 +233,8 @@ def test_whether_later_mounts_below_cvmfs_reach_machines(rows, directory, level,
     assert (found.level, sentence in found.sentence, found.remedy.startswith(remedy)) == (level, True, True), found
 
 
-def a_device(path: str, mode: int | None = 0o666, refused: str = "") -> devices.Device:
-    return devices.Device(path, mode, refused)
+def a_device(path: str, mode: int | None = 0o666, refused: str = "", group: str = "kvm") -> devices.Device:
+    return devices.Device(path, mode, refused, group)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +245,9 @@ def a_device(path: str, mode: int | None = 0o666, refused: str = "") -> devices.
         ((None,), (), (), Level.WARNING, "no /dev/fuse"),
         ((), (None,), (), Level.NOTE, "no /dev/kvm"),
         ((), (0o660, "Permission denied"), (), Level.NOTE, "Permission denied"),
+        ((), (0o660,), (), Level.OK, "can be opened"),
+        ((), (0o600,), (), Level.NOTE, "not for the group kvm (mode 0600"),
+        ((), (0o660, "", "root"), (), Level.NOTE, "group root"),
         ((), (), (0o600, "Permission denied"), Level.WARNING, 'only network = "none" or "host"'),
         ((), (), (None,), Level.WARNING, "no /dev/net/tun"),
     ],
@@ -248,15 +265,8 @@ def test_devices(fuse, kvm, tun, level, words) -> None:
     assert level is Level.OK or found.remedy
 
 
-ROUTES = """Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
-eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0
-avahi0\t0000FEA9\t00000000\t0001\t0\t0\t1000\t0000FFFF\t0\t0\t0
-eth0\tFEA9FEA9\t00000000\t0001\t0\t0\t0\tFFFFFFFF\t0\t0\t0
-"""
-
-
 def a_network(**changes: object) -> network.Network:
-    facts = {"rootless": False, "link_local": [], "nat": "", "user_mode": ["slirp4netns"]}
+    facts = {"rootless": False, "in_the_way": "", "nat": "", "nft": True, "user_mode": ["slirp4netns"]}
     return network.Network(**(facts | changes))
 
 
@@ -266,19 +276,17 @@ def a_network(**changes: object) -> network.Network:
         ({}, Level.OK, "can be translated", ""),
         ({"nat": None}, Level.PROBLEM, "iptables is not installed", "apt-get install iptables"),
         ({"nat": "can't initialize iptables table `nat'"}, Level.PROBLEM, "can't initialize", "modprobe"),
-        ({"link_local": ["avahi0"]}, Level.WARNING, "avahi0", "NOZEROCONF"),
-        ({"link_local": ["lmd0"]}, Level.OK, "", ""),
+        ({"in_the_way": "avahi0 (169.254.7.2/16)"}, Level.NOTE, "taken by avahi0", "NOZEROCONF"),
+        ({"in_the_way": "avahi0", "wanted": ["vm"]}, Level.PROBLEM, "machinetypes vm need it", "NOZEROCONF"),
+        ({"nft": False}, Level.NOTE, "nft is not installed", "apt-get install nftables"),
+        ({"nft": False, "wanted": ["vm"]}, Level.PROBLEM, "machinetypes vm need it", "apt-get install nftables"),
         ({"rootless": True, "user_mode": []}, Level.WARNING, "neither slirp4netns nor pasta", "slirp4netns"),
-        ({"rootless": True, "nat": None}, Level.OK, "slirp4netns", ""),
+        ({"rootless": True, "nat": None, "nft": False}, Level.OK, "slirp4netns", ""),
     ],
 )
 def test_network(changes, level, sentence, remedy) -> None:
     found = worst(network.rule(a_network(**changes)))
     assert (found.level, sentence in found.sentence, remedy in found.remedy) == (level, True, True), found
-
-
-def test_routes_into_169_254_are_found_by_interface() -> None:
-    assert list(network.link_local(ROUTES)) == ["avahi0", "eth0"]
 
 
 @pytest.mark.parametrize(
@@ -434,3 +442,42 @@ def test_runtimes(facts, level, sentence, remedy) -> None:
 @pytest.mark.parametrize(("level", "code"), [(Level.OK, 0), (Level.NOTE, 0), (Level.WARNING, 1), (Level.PROBLEM, 2)])
 def test_the_worst_finding_makes_the_exit_code(level: Level, code: int) -> None:
     assert Report([Finding(Level.OK, "a"), Finding(level, "b")]).exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("facts", "level", "words"),
+    [
+        (daemon.Daemon(False), Level.NOTE, "no daemon runs"),
+        (daemon.Daemon(True), Level.OK, "the daemon answers"),
+        (daemon.Daemon(True, "the daemon at /x does not answer"), Level.PROBLEM, "does not answer"),
+        (daemon.Daemon(True, warnings=["docker does not answer"]), Level.WARNING, "warns: docker does not answer"),
+    ],
+)
+def test_the_daemon(facts, level, words) -> None:
+    found = worst(daemon.rule(facts))
+    assert (found.level, words in found.sentence) == (level, True), found
+
+
+CONF = Path("/etc/containers/containers.conf")
+
+
+@pytest.mark.parametrize(
+    ("facts", "level", "words"),
+    [
+        (containers_conf.Conf(path=CONF, engine={"exit_command_delay": 1}), Level.OK, "is read by Podman"),
+        (containers_conf.Conf(path=CONF), Level.NOTE, "sets no exit_command_delay"),
+        (containers_conf.Conf(path=CONF, wrong="line 3"), Level.WARNING, "cannot be read"),
+        (
+            containers_conf.Conf(path=CONF, engine={"cgroup_manager": "systemd"}, systemd=False),
+            Level.WARNING,
+            "systemd does not run here",
+        ),
+    ],
+)
+def test_containers_conf(facts, level, words) -> None:
+    found = worst(containers_conf.rule(facts))
+    assert (found.level, words in found.sentence) == (level, True), found
+
+
+def test_no_containers_conf_is_nothing_to_say() -> None:
+    assert list(containers_conf.rule(containers_conf.Conf())) == []

@@ -1,0 +1,137 @@
+"""What idle machines cost the busy ones beside them, on this host's kernel.
+
+    python bench/idle.py [--rounds 20] [--seconds 3] [--json]
+
+Busy machines, one a processor, count loops of a fixed piece of work. In turn, for some seconds each, they run alone,
+with as many idle machines (`class = "idle"`) beside them, and with as many ordinary machines beside them, which shows
+that the measure can tell. The others are paused when it is not their turn, and who goes first changes from round to
+round. Printed is the median over rounds of the work done beside the others, relative to the work done alone in the same
+round; the host's other load falls on all of them. Needs root and a working Podman; images and containers are its own,
+in a temporary directory.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from images.archive import ImageConfig, write_oci_archive
+from runtimes.contract import Image, ImageKind, Limits, Mount, Network, Settings, Spec
+from runtimes.podman import Podman
+
+WORK = "n=0; while :; do i=0; while [ $i -lt 2000 ]; do i=$((i+1)); done; n=$((n+1)); echo $n > /count/$1; done"
+
+
+def spec(name: str, image: Image, counts: Path, *, idle: bool) -> Spec:
+    return Spec(
+        id=name,
+        owner="run:bench",
+        space="bench.invalid",
+        machinetype="bench",
+        image=image,
+        entrypoint=("/bin/sh", "-c", WORK, "sh", name),
+        mounts=(Mount(source=counts, target=Path("/count"), read_only=False, owned_by_machine=True),),
+        limits=Limits(processors=1, memory_bytes=64 * 2**20, pids=100),
+        network=Network.NONE,
+        idle=idle,
+    )
+
+
+def busybox(directory: Path) -> Image:
+    root = directory / "image"
+    (root / "bin").mkdir(parents=True)
+    shutil.copy(shutil.which("busybox") or "/bin/busybox", root / "bin/busybox")
+    (root / "bin/sh").symlink_to("busybox")
+    write_oci_archive(root, directory / "image.tar", ImageConfig())
+    return Image(kind=ImageKind.OCI_ARCHIVE, location=str(directory / "image.tar"))
+
+
+def done(counts: Path, names: list[str]) -> int:
+    """Loops that these machines have gone through."""
+    return sum(_count(counts / name / name) for name in names)
+
+
+def _count(file: Path) -> int:
+    """A machine writes its count again and again: between its opening and its writing the file is empty."""
+    while True:
+        text = file.read_text().strip() if file.exists() else ""
+        if text:
+            return int(text)
+        time.sleep(0.001)
+
+
+async def pause(runtime: Podman, names: list[str], what: str) -> None:
+    for name in names:
+        await runtime._engine.call("POST", f"/containers/{name}/{what}")
+
+
+async def measure(settings: Settings, directory: Path, rounds: int, seconds: float) -> dict[str, list[float]]:
+    runtime = Podman(settings)
+    count = os.cpu_count() or 1
+    beside = {"idle": [f"idle{n}" for n in range(count)], "ordinary": [f"ordinary{n}" for n in range(count)]}
+    busy = [f"busy{n}" for n in range(count)]
+    rates: dict[str, list[float]] = {"alone": [], "idle": [], "ordinary": []}
+    try:
+        await runtime.probe()
+        image = busybox(directory)
+        await runtime.ensure(image)
+        counts = directory / "counts"
+        for kind, names in {"busy": busy, **beside}.items():
+            for name in names:
+                (counts / name).mkdir(parents=True)
+                await runtime.create(spec(name, image, counts / name, idle=kind == "idle"))
+        for names in beside.values():
+            await pause(runtime, names, "pause")
+        for number in range(rounds):
+            for kind in list(rates)[number % 3 :] + list(rates)[: number % 3]:
+                others = beside.get(kind, [])
+                await pause(runtime, others, "unpause")
+                await asyncio.sleep(0.3)
+                before, since = done(counts, busy), time.monotonic()
+                await asyncio.sleep(seconds)
+                rates[kind].append((done(counts, busy) - before) / (time.monotonic() - since))
+                await pause(runtime, others, "pause")
+    finally:
+        for names in (busy, *beside.values()):
+            for name in names:
+                await runtime.destroy(name)
+        await runtime.aclose()
+    return rates
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--json", action="store_true")
+    chosen = parser.parse_args()
+    directory = Path(tempfile.mkdtemp(prefix="lmd-i."))
+    store = {name: str(directory / name) for name in ("root", "runroot", "tmpdir", "network_config_dir")}
+    settings = Settings(state_dir=directory, run_dir=directory / "run", cache_dir=directory, options=store)
+    try:
+        rates = asyncio.run(measure(settings, directory, chosen.rounds, chosen.seconds))
+    finally:
+        subprocess.run(["pkill", "-KILL", "-f", f"podman.*{directory}"], check=False)
+        subprocess.run(["umount", "-q", directory / "root/overlay"], check=False)
+        shutil.rmtree(directory, ignore_errors=True)
+    ratios = {
+        kind: [beside / alone for beside, alone in zip(rates[kind], rates["alone"], strict=True) if alone]
+        for kind in ("idle", "ordinary")
+    }
+    medians = {kind: statistics.median(values) for kind, values in ratios.items()}
+    if chosen.json:
+        print(json.dumps({"rounds": chosen.rounds, "loadavg": os.getloadavg(), "relative_work": medians}))
+        return
+    for kind, values in ratios.items():
+        low, high = statistics.quantiles(values, n=4)[0], statistics.quantiles(values, n=4)[2]
+        print(f"beside {kind} machines: {medians[kind]:.3f} of the work done alone (quartiles {low:.3f} to {high:.3f})")
+
+
+if __name__ == "__main__":
+    main()

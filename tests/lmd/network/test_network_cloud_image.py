@@ -1,0 +1,78 @@
+"""A whole cloud image as a machine: cloud-init finds its datasource without a warning, runs user_data, PUTs, ends.
+
+Minutes in emulation: `make soak` runs it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LM = [sys.executable, "-c", "from lmd.cli.main import main; main()"]
+USER_DATA = """#!/bin/bash
+exec >>/var/tmp/said 2>&1
+features=##user_data_machinefeatures_url##
+outputs=##user_data_joboutputs_url##
+put() { curl -sf -T - "$outputs/$1"; }
+date | put heartbeat
+cloud-init query --format '{{ds.meta_data.uuid or ds.meta_data["instance-id"]}}' | put query
+cloud-init query v1.instance_id | put id
+cloud-init query v1.cloud_name | put cloud
+cat /run/cloud-init/result.json | put result
+curl -sf "$features/total_cpu" | put total_cpu
+curl -sf -6 "http://[fd00:ec2::254]/latest/meta-data/instance-id" | put id6
+df --output=size -B1 / | tail -1 | put root_bytes
+findmnt -n -o FSTYPE /sys/fs/cgroup | put cgroup
+(
+    while ! cloud-init status | grep -q 'status: done\\|status: error'; do sleep 1; done
+    cloud-init status --long | put status
+    grep -a WARN /var/log/cloud-init.log | put warnings
+    put said </var/tmp/said
+    echo "200 Success of a cloud image" | put shutdown_message
+    systemctl poweroff
+) &
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("contextualisation", ["metadata", "seed"])
+def test_a_cloud_image_is_contextualised_and_ends_as_it_is_told(
+    libvirt_engine, short_tmp: Path, contextualisation: str
+) -> None:
+    home = short_tmp / f"cloud-{contextualisation}"
+    home.mkdir(mode=0o711)
+    (home / "work").mkdir()
+    (home / "config").mkdir()
+    (home / "work/user_data").write_text(USER_DATA)
+    (home / "config/lmd.toml").write_text(
+        f'[runtimes.kvm]\nlog_dir = "{libvirt_engine.directory}/log/qemu"\nacceleration = "auto"\n'
+        '[network]\nlibvirt = "yes"\n'
+    )
+    (home / "work/cloud.toml").write_text(
+        '[machinetypes.cloud]\nmachine_model = "vm-raw"\nroot_image = "lmd:debian-vm"\nuser_data = "user_data"\n'
+        f'contextualisation = "{contextualisation}"\nmb_per_processor = 1024\nheartbeat_file = "heartbeat"\n'
+        "max_wallclock_seconds = 3000\nfizzle_seconds = 2400\n"
+    )
+    names = {"LMD_CONFIG_DIR": "config", "LMD_STATE_DIR": "state", "LMD_RUN_DIR": "run"}
+    environment = os.environ | {name: str(home / part) for name, part in names.items()}
+    of = f"/proc/{libvirt_engine._daemon.pid}/ns"
+    enter = ["nsenter", f"--mount={of}/mnt", f"--net={of}/net", f"--pid={of}/pid_for_children", "--"]
+    words = [*enter, *LM, "run", str(home / "work/cloud.toml"), "--json", "-p", "1", "-o", str(home / "out")]
+    done = subprocess.run(words, env=environment, cwd=home, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    summary = json.loads(done.stdout)
+    assert summary["outcome"]["message"] == "200 Success of a cloud image"
+    found = {path.name: path.read_text().strip() for path in (home / "out/joboutputs").iterdir()}
+    print(json.dumps(found, indent=1))
+    assert found["id"] == found["id6"] == found["query"]
+    assert found["total_cpu"] == "1"
+    assert found["cgroup"] == "cgroup2fs" or found["cgroup"] == "cgroup2"
+    assert int(found["root_bytes"]) > 8 * 10**9, "the root has not grown"
+    assert "status: done" in found["status"]
+    assert found["warnings"] == ""
+    assert json.loads(found["result"])["v1"]["errors"] == []
+    assert ("OpenStack" if contextualisation == "metadata" else "NoCloud") in found["status"]
