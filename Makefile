@@ -5,13 +5,14 @@ WORKERS ?= 3# test modules at a time; most of a test's time is an engine's
 PYTHON ?= $(shell for p in /usr/bin/python3 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && { echo $$p; break; }; done)
 
-.PHONY: help demo test check bench soak clean
+.PHONY: help demo test check bench soak test-in-vm clean
 help:
 	@echo 'make demo    run one type of examples/ as container and as virtual machine, and compare what they leave'
 	@echo 'make test    run the tests against the real engines of this host; changes nothing in its configuration'
 	@echo 'make check   lint and check types'
 	@echo 'make bench   measure against the bare engine; prints ratios'
-	@echo 'make soak    fuzz what reads untrusted files, a million inputs a parser'
+	@echo 'make soak    what takes hours: fuzzing, a whole cloud image, make test-in-vm'
+	@echo 'make test-in-vm   run the container suites in a virtual machine with systemd and control groups v2'
 
 $(VENV)/ready: pyproject.toml
 	@packaging/debian-packages build
@@ -46,6 +47,7 @@ bench: $(VENV)/tools
 	@packaging/debian-packages test
 	$(VENV)/bin/python bench/startup.py
 	$(VENV)/bin/python bench/create.py
+	$(VENV)/bin/python bench/many.py
 	$(VENV)/bin/python bench/metadata.py
 	$(VENV)/bin/python bench/kvm.py
 	@packaging/debian-packages bench
@@ -54,6 +56,13 @@ bench: $(VENV)/tools
 # Longer than CI has time for.
 soak: $(VENV)/tools
 	CVMFS_FUZZ_INPUTS=1000000 $(VENV)/bin/python -m pytest tests/cvmfs/test_parsers_never_break.py --timeout 0
+	$(VENV)/bin/python -m pytest -m soak
+	$(MAKE) test-in-vm
+
+# A machine with systemd and control groups of version 2; hours in emulation. ACCELERATION=kvm where that works.
+test-in-vm: $(VENV)/tools
+	@packaging/debian-packages test
+	PYTHONPATH=. $(VENV)/bin/python tests/in_vm.py --acceleration $(or $(ACCELERATION),tcg) --record docs/test-in-vm.md
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

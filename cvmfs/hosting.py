@@ -249,7 +249,8 @@ def may_allow_others() -> bool:
     if os.geteuid() == 0:
         return True
     with contextlib.suppress(OSError):
-        return "user_allow_other" in Path("/etc/fuse.conf").read_text(errors="replace").split()
+        lines = Path("/etc/fuse.conf").read_text(errors="replace").splitlines()
+        return any(line.strip() == "user_allow_other" for line in lines)
     return False
 
 
@@ -261,7 +262,7 @@ def run_reader(words: list[str], repository: str) -> None:
         raise Unreachable(f"{repository}: not mounted within {_MOUNT_SECONDS:g} s") from error
     if done.returncode != 0:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it says nothing"]
-        raise CvmfsError(said[-1].removeprefix("cvmfs: ")[:1000])
+        raise CvmfsError("; ".join(line.removeprefix("cvmfs: ") for line in said[-3:])[:1000])
 
 
 def kill_server(pid_file: Path) -> None:

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "Machines": ("run", "ps", "show", "logs", "exec", "shell", "stop", "destroy", "outputs"),
+    "Machines": ("run", "ps", "show", "logs", "console", "exec", "shell", "stop", "destroy", "outputs"),
     "The daemon": ("why", "warnings", "drain", "undrain"),
     "Types, images and configuration": ("image", "config", "simulate"),
-    "This host": ("doctor", "conformance"),
+    "This host": ("doctor", "cvmfs", "conformance"),
 }
 """What is in none of these stands under `MORE`."""
 MORE = "More commands"

@@ -26,6 +26,7 @@ COMMANDS = {
     "undrain": ("lmd.cli.undrain", "Have the daemon start machines again."),
     "image": ("lmd.cli.image", "Build, pull, try, list and prune images to start from."),
     "config": ("lmd.cli.config", "Check, show and describe the configuration."),
+    "cvmfs": ("lmd.cli.cvmfs", "Look after the CernVM-FS repositories of this host."),
     "doctor": ("lmd.cli.doctor", "Say what works on this host, what does not, and what to type."),
     "simulate": ("lmd.cli.simulate", "Show what a configuration would do, over simulated time."),
     "conformance": ("lmd.cli.conformance", "Try out whether a runtime of this host keeps its contract."),

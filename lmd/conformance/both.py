@@ -61,7 +61,7 @@ def listed() -> list[Entry]:
     """Every check, in the order in which they are made."""
     return [
         *(Entry(CONTRACT, c.name, c.sentence) for c in conformance.CHECKS),
-        *(Entry(ENVIRONMENT, c.name, c.sentence) for c in checks.CHECKS),
+        *(Entry(ENVIRONMENT, c.name, c.sentence) for c in (*checks.CHECKS, *checks.WITH_REPOSITORY)),
         ALIKE,
     ]
 
@@ -91,7 +91,7 @@ async def run(
             context = contract.context(runtime, config, places, image, directory)
             async for result in conformance.run(context, contracts):
                 yield _told(runtime, CONTRACT, result)
-    environments = [c for c in checks.CHECKS if c.name in names]
+    environments = [c for c in (*checks.CHECKS, *checks.WITH_REPOSITORY) if c.name in names]
     if environments:
         async with aclosing(runner.run(runtime, config, places, image, environments)) as results:
             async for made in results:

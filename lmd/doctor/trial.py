@@ -21,6 +21,7 @@ from runtimes.contract import (
 )
 
 LIMITS = Limits(processors=1, memory_bytes=128_000_000, pids=64, open_files=256)
+SPACE = "doctor.invalid"
 LIFETIME_SECONDS = 60
 CLEAR_SECONDS = 10.0
 _LOOK = """
@@ -58,12 +59,22 @@ async def tried(runtime: Runtime, can: Capabilities, asked: Asked) -> Tried | No
         image = await apart(lambda: _image(asked))
     except Exception as error:  # whatever keeps the image from being built is told
         return Tried(skipped=f"no image to try it with: {error}")
+    await _swept(runtime, asked)
     spec = _spec(asked, can, image)
     first = await _one(runtime, spec)
     if first.failed and spec.network is not Network.NONE:
         second = await _one(runtime, replace(spec, network=Network.NONE))
         return replace(first, without_network=second.failed)
     return first
+
+
+async def _swept(runtime: Runtime, asked: Asked) -> None:
+    """Remove what trials have left whose process was killed; those of another doctor at work are younger."""
+    with contextlib.suppress(RuntimeFault):
+        for seen in await runtime.machines():
+            ours = (seen.space, seen.owner) == (SPACE, f"run:{asked.uid}")
+            if ours and time.time() - seen.created > 2 * LIFETIME_SECONDS:
+                await runtime.destroy(seen.id)
 
 
 def _image(asked: Asked) -> Image:
@@ -76,7 +87,7 @@ def _spec(asked: Asked, can: Capabilities, image: Image) -> Spec:
     return Spec(
         id="lmx-new",
         owner=f"run:{asked.uid}",
-        space="doctor.invalid",
+        space=SPACE,
         machinetype="doctor",
         image=image,
         entrypoint=("/bin/sh", "-c", _LOOK),

@@ -125,7 +125,8 @@ class Acts:
             self.ledger.events.add("create-unsure", spec.id, problem=str(fault) or "no answer in time")
             engine.look()  # whether it is there, only a listing can tell
             return
-        await handing.keep(seen, directory, config, self.places)
+        if wrong := await handing.keep(seen, directory, config, self.places):
+            self.ledger.events.add("repository-unseen", spec.id, problem=wrong)
         self.note(seen)
         self.ledger.back_off(spec.machinetype, None)
         self.ledger.warnings.resolved(Kind.START, spec.machinetype)

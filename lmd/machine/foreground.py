@@ -164,7 +164,8 @@ async def _run(
             voice.tell(f"not enforced on this host: {', '.join(sorted(soft))}" + (f" ({reason})" if reason else ""))
 
         async def kept(seen: Seen) -> None:
-            await handing.keep(seen, directory, config, places)
+            if wrong := await handing.keep(seen, directory, config, places):
+                voice.tell(f"machine {plan.id} {wrong}")
 
         if found.why:
             voice.tell(f"runtime {found.why}")

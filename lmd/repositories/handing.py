@@ -81,6 +81,11 @@ def _mount(by: "Provider", name: str) -> Mount:
             by.root.mkdir(mode=0o755, parents=True, exist_ok=True)
             return Mount(source=by.root, target=ROOT, propagate=shared(by.root))
         where = by.ensure(name, os.getpid())
+        if by.name == "embedded" and os.geteuid() != 0 and not shared(where.parent):
+            raise NoRepositories(
+                f"CernVM-FS repository {name}: mounted, and rootless engines have mount namespaces of their own that do"
+                ' not see it, as / is not a shared mount here: set cvmfs.where = "machine", or: mount --make-rshared /'
+            )
     except (CvmfsError, OSError) as error:
         raise NoRepositories(f"CernVM-FS repository {name}: {error}") from error
     return Mount(source=where, target=ROOT / name, propagate=shared(where))
@@ -144,23 +149,45 @@ def _inside(name: str, words: list[str]) -> None:
         raise kind(f"CernVM-FS repository {name}: {error}") from error
 
 
-async def keep(seen: Seen, directory: Directory, config: Config, places: Places) -> None:
-    """Let the host's mounts live as long as the machine does; nothing is said if that cannot be noted."""
+async def keep(seen: Seen, directory: Directory, config: Config, places: Places) -> str:
+    """Let the host's mounts live as long as the machine does. Returns what is wrong with those that it sees, or "".
+
+    An engine in a mount namespace of its own may not see what was mounted after its start: its machines then have
+    empty directories.
+    """
     given = _recorded(directory)
     names, pid = given.repositories, seen.pid
     if given.inside or not names or not pid:
-        return
+        return ""
 
-    def take() -> None:
+    def take() -> str:
         found = provider(config.cvmfs, places)
         for name in names:
             if name != ALL:
                 found.keep(name, pid)
+        unseen = [name for name in names if name != ALL and not _sees(pid, name)]
+        if not unseen:
+            return ""
+        return (
+            f"does not see {', '.join(unseen)}: the engine has a mount namespace of its own, in which it is not mounted"
+            ' (set cvmfs.where = "machine", or start the engine with MountFlags=shared)'
+        )
 
     try:
-        await asyncio.to_thread(take)
+        return await asyncio.to_thread(take)
     except (NoRepositories, OSError):
-        return
+        return ""
+
+
+def _sees(pid: int, name: str) -> bool:
+    """Whether a repository is mounted in the namespace of this process; where it cannot be told, or where the process
+    is a hypervisor that has no /cvmfs of its own, it counts as seen."""
+    try:
+        lines = Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return True
+    kinds = [line.partition(" - ")[2].split(" ")[0] for line in lines if line.split(" ")[4] == f"{ROOT}/{name}"]
+    return not kinds or kinds[-1].startswith("fuse")
 
 
 def end_clients(directory: Directory, leaving: int | None = None) -> None:

@@ -139,11 +139,12 @@ def test_outputs_are_found_by_file_url(payload: Run, tmp_path: Path, prefix: str
     assert (tmp_path / "a b%25ü" / "shutdown_message").read_text() == "200 Success\n"
 
 
-@pytest.mark.parametrize("value", ["http://169.254.169.254/joboutputs", "joboutputs", "file://elsewhere/x", "file:x"])
+@pytest.mark.parametrize("value", ["https://example.org/x", "joboutputs", "file://elsewhere/x", "file:x"])
 def test_outputs_that_are_no_directory_of_this_machine_are_refused(payload: Run, value: str) -> None:
     refused = payload("done", "200 Success", JOBOUTPUTS=value)
     assert refused.returncode == 1
-    assert refused.stderr == f"lm-payload: JOBOUTPUTS is '{value}': expected an absolute path or a file:// URL\n"
+    expected = "expected an absolute path, a file:// or an http:// URL"
+    assert refused.stderr == f"lm-payload: JOBOUTPUTS is '{value}': {expected}\n"
 
 
 def test_a_feature_is_the_jobs_before_the_machines(payload: Run, tmp_path: Path) -> None:

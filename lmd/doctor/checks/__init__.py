@@ -19,6 +19,7 @@ from lmd.doctor.checks import (
     mounts,
     namespaces,
     network,
+    repositories,
 )
 
 CHECKS: tuple[Check[Any], ...] = (
@@ -31,6 +32,7 @@ CHECKS: tuple[Check[Any], ...] = (
     namespaces.NAMESPACES,
     namespaces.SECURITY,
     mounts.CHECK,
+    repositories.CHECK,
     devices.CHECK,
     network.CHECK,
     disk.CHECK,

@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # for what the tests of this fol
 
 from lm_repositories import NAME, published, served, stand_in
 
+from cvmfs.hosting import shared
+
 WHERE = ["factory", "machine"]
 READS = "/cvmfs/test.example.org/bin/program; cat /cvmfs/test.example.org/hello; ls /cvmfs"
 SAID = ["a program of the repository", "hello of revision 1", NAME]
@@ -191,3 +193,76 @@ def test_both_wheres_work_with_a_stand_in_for_the_distributions_client(host, rep
     )
     done = host("run", type_of(host, READS, "machine"))
     assert "client does not come up: CernVM-FS: loading Fuse module... done Failed to discover HTTP" in done.stderr
+
+
+def test_repositories_are_probed_listed_and_mounted_anew(host) -> None:
+    with (host.home / "config/lmd.toml").open("a") as file:
+        file.write(
+            f'[machinetypes.reads]\nroot_image = "lmd:busybox"\ncvmfs_repositories = ["{NAME}", "no.example.org"]\n'
+        )
+    done = host("cvmfs", "probe")
+    assert done.returncode == 1
+    assert f"lm: {NAME}: answers" in done.stderr
+    assert "lm: no.example.org: manifest of no.example.org" in done.stderr
+    assert "lm: ../etc: repository '../etc': not a fully qualified name" in host("cvmfs", "probe", "../etc").stderr
+    stopped = servers(host.home)
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    text = (host.home / "config/lmd.toml").read_text()
+    quick = "[cvmfs]\nprobe_seconds = 1"
+    (host.home / "config/lmd.toml").write_text(
+        text.replace("[cvmfs]", quick).replace("idle_seconds = 1", "idle_seconds = 30")
+    )
+    if stopped:  # it may have ended by itself: nobody holds it any more
+        listed = {one["name"]: one for one in json.loads(host("cvmfs", "status", "--json").stdout)}
+        assert listed[NAME]["problem"] == "no answer within 1 s"
+        assert listed[NAME]["types"] == ["reads"]
+        assert f"repository {NAME} does not answer" in host("doctor", "--quick").stdout
+    done = host("cvmfs", "remount", NAME)
+    assert (done.returncode, done.stderr) == (0, f"lm: {NAME}: mounted anew\n")
+    assert host("cvmfs", "status").returncode == 0
+    assert int(json.loads(host("cvmfs", "cache", "--json").stdout)["bytes"]) > 0
+    for pid in servers(host.home):
+        os.kill(pid, signal.SIGTERM)
+
+
+@pytest.fixture
+def ordinary(ordinary_user, repository: tuple[str, Path]) -> Iterator[Callable[..., object]]:
+    """`lm` as an ordinary user, on rootless Podman."""
+    url, key = repository
+    home = ordinary_user.home
+    (home / "key.pub").write_bytes(key.read_bytes())
+    (home / "key.pub").chmod(0o644)
+    folder = home / ".config/lmd"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = (
+        f'[cvmfs]\nprovider = "embedded"\nserver_url = ["{url}"]\npublic_key = ["{home}/key.pub"]\nidle_seconds = 1\n'
+    )
+    (folder / "lmd.toml").write_text(text)
+
+    def lm(*words: str) -> object:
+        return ordinary_user.run(str(ordinary_user.python), "-c", "from lmd.cli.main import main; main()", *words)
+
+    yield lm
+    (folder / "lmd.toml").unlink()
+    assert until(lambda: not servers(home))
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_an_ordinary_user_s_machines_read_repositories(ordinary, ordinary_user, where: str) -> None:
+    keys = {
+        "root_image": "lmd:busybox",
+        "entrypoint": ["/bin/sh", "-c", f"{READS}; touch /cvmfs/{NAME}/x 2>&1"],
+        "mb_per_processor": 128,
+        "network": "none",
+        "cvmfs_repositories": [NAME],
+    }
+    lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()] + [f'cvmfs.where = "{where}"']
+    (ordinary_user.home / "reads.toml").write_text("\n".join(["[machinetypes.reads]", *lines, ""]))
+    done = ordinary("run", "./reads.toml")
+    if where == "factory" and not shared(Path("/")):
+        assert "rootless engines have mount namespaces of their own that do not see it" in done.stderr
+        assert 'set cvmfs.where = "machine"' in done.stderr
+        return
+    assert done.stdout.splitlines()[:3] == SAID, done.stderr
+    assert "Read-only file system" in done.stdout

@@ -16,11 +16,10 @@ def said(*words: str) -> str:
     return done.output
 
 
-def test_every_command_stands_in_a_section() -> None:
+def test_every_command_is_shown_and_most_in_sections() -> None:
     text = said()
     for title in helping.SECTIONS:
         assert f"\n{title}:\n" in text
-    assert helping.MORE not in text
     assert {line.split()[0] for line in text.splitlines() if line.startswith("  ") and line.split()} >= set(COMMANDS)
 
 

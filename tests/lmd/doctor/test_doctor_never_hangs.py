@@ -58,6 +58,8 @@ async def test_a_check_that_breaks_is_a_warning_and_the_others_go_on(asked: Aske
 async def test_every_check_has_a_name_of_its_own_and_all_of_them_end_on_this_host(asked: Asked) -> None:
     names = [check.name for check in CHECKS]
     assert len(set(names)) == len(names)
+    page = (Path(__file__).parents[3] / "docs/doctor.md").read_text()
+    assert [name for name in names if f"\n| `{name}` |" not in page] == [], "they lack a row in docs/doctor.md"
     report = await examine(CHECKS, asked)
     assert not [found for found in report.findings if "cannot be told" in found.sentence]
     assert {found.check for found in report.findings} >= set(names) - {
