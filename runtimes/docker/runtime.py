@@ -54,13 +54,13 @@ class Docker(Containers):
         self._greatest: tuple[int, int] | None = None
 
     async def probe(self) -> Probe:
-        """Healthy with capabilities; missing with the line to type; unhealthy with what Docker said."""
+        """Healthy with capabilities; missing, where nobody has started it, with the line to type; else unhealthy."""
         try:
             self._capabilities = None
             await self._service()
             can = await self._known(await self._ready())
         except service.Missing as missing:
-            return Probe(health=Health.MISSING, reason="docker is not installed", remedy=str(missing))
+            return Probe(health=Health.MISSING, reason=str(missing), remedy=missing.remedy)
         except RuntimeFault as fault:
             return Probe(health=Health.UNHEALTHY, reason=str(fault), remedy="systemctl start docker; docker info")
         return Probe(health=Health.HEALTHY, version=self._version, capabilities=can)
@@ -97,7 +97,7 @@ class Docker(Containers):
         try:
             engine = await self._service()
         except service.Missing as missing:
-            raise Unavailable(f"docker is not installed: {missing}") from missing
+            raise Unavailable(f"{missing}: {missing.remedy}") from missing
         await service.answers(engine, self.settings.options)
         return engine
 

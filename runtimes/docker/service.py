@@ -13,11 +13,16 @@ from runtimes.docker.engine import DockerEngine
 PING_SECONDS = 5.0
 API = (1, 41)
 """The interface of Docker 20.10, the oldest that is spoken."""
+DEFAULT = Path("/run/docker.sock")
 WHERE = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Missing(Exception):
-    """Docker is not installed; the text is the line to type."""
+    """There is no Docker here: not installed, or nobody has started it. `remedy` is the line to type."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.remedy = remedy
 
 
 def socket(options: Mapping[str, str], environment: Mapping[str, str]) -> Path:
@@ -25,7 +30,7 @@ def socket(options: Mapping[str, str], environment: Mapping[str, str]) -> Path:
     named = options.get("socket") or environment.get("DOCKER_HOST", "")
     if named.startswith("unix://") or named.startswith("/"):
         return Path(named.removeprefix("unix://"))
-    return Path("/run/docker.sock")
+    return DEFAULT
 
 
 def chosen(version: Mapping[str, Any]) -> str:
@@ -43,10 +48,13 @@ def _numbers(text: object) -> tuple[int, ...]:
 
 
 async def find(options: Mapping[str, str], *, workers: int = 8) -> DockerEngine:
-    """A daemon that answers. Raises `Missing` if Docker is not installed, `Unavailable` with the reason."""
+    """A daemon that answers. Raises `Missing` if there is none that anybody wants, `Unavailable` with the reason."""
     path = socket(options, os.environ)
-    if not path.is_socket() and shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:{WHERE}") is None:
-        raise Missing("apt-get install docker.io")
+    if not path.is_socket():
+        if shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:{WHERE}") is None:
+            raise Missing("docker is not installed", "apt-get install docker.io")
+        if path == DEFAULT and "socket" not in options:
+            raise Missing("docker's daemon does not run", "systemctl start docker")
     _require(path)
     engine = DockerEngine(path, api="", workers=1)
     try:

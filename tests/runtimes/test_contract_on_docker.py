@@ -47,7 +47,7 @@ async def test_remapped_docker_keeps_the_contract(check: Check, remapped_docker,
 
 async def _kept(check: Check, docker, image: Image, absent: frozenset[str]) -> None:
     directory = docker.directory / "bench" / check.name
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     result = await run_one(check, docker_context(docker.settings, directory, image))
     if result.outcome is Outcome.NOT_APPLICABLE:
         assert check.name in absent, result.reason

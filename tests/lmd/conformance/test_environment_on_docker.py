@@ -20,7 +20,7 @@ def ground_on(engine, image: Image) -> Ground:
     home = engine.directory / "lm"
     places = Places(home / "state", home / "run", home / "cache").make()
     directory = places.run / "conformance"
-    directory.mkdir(mode=0o711)
+    directory.mkdir(mode=0o711, exist_ok=True)
     return asyncio.run(prepare("docker", Config(runtimes={"docker": engine.options}), places, image, directory))
 
 
