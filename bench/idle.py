@@ -6,8 +6,9 @@ Busy machines, one a processor, count loops of a fixed piece of work. In turn, f
 with as many idle machines (`class = "idle"`) beside them, and with as many ordinary machines beside them, which shows
 that the measure can tell. The others are paused when it is not their turn, and who goes first changes from round to
 round. Printed is the median over rounds of the work done beside the others, relative to the work done alone in the same
-round; the host's other load falls on all of them. Needs root and a working Podman; images and containers are its own,
-in a temporary directory.
+round; the host's other load falls on all of them. Beside it stands the part of the processor time of both that the
+others took, which the kernel counts. Needs root and a working Podman; images and containers are its own, in a temporary
+directory.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from images.archive import ImageConfig, write_oci_archive
 from runtimes.contract import Image, ImageKind, Limits, Mount, Network, Settings, Spec
 from runtimes.podman import Podman
 
+Measured = tuple[dict[str, list[float]], dict[str, list[float]]]
 WORK = "n=0; while :; do i=0; while [ $i -lt 2000 ]; do i=$((i+1)); done; n=$((n+1)); echo $n > /count/$1; done"
 
 
@@ -71,12 +73,13 @@ async def pause(runtime: Podman, names: list[str], what: str) -> None:
         await runtime._engine.call("POST", f"/containers/{name}/{what}")
 
 
-async def measure(settings: Settings, directory: Path, rounds: int, seconds: float) -> dict[str, list[float]]:
+async def measure(settings: Settings, directory: Path, rounds: int, seconds: float) -> Measured:
     runtime = Podman(settings)
     count = os.cpu_count() or 1
     beside = {"idle": [f"idle{n}" for n in range(count)], "ordinary": [f"ordinary{n}" for n in range(count)]}
     busy = [f"busy{n}" for n in range(count)]
     rates: dict[str, list[float]] = {"alone": [], "idle": [], "ordinary": []}
+    took: dict[str, list[float]] = {"idle": [], "ordinary": []}
     try:
         await runtime.probe()
         image = busybox(directory)
@@ -94,15 +97,26 @@ async def measure(settings: Settings, directory: Path, rounds: int, seconds: flo
                 await pause(runtime, others, "unpause")
                 await asyncio.sleep(0.3)
                 before, since = done(counts, busy), time.monotonic()
+                used = await cpu_seconds(runtime, busy), await cpu_seconds(runtime, others)
                 await asyncio.sleep(seconds)
                 rates[kind].append((done(counts, busy) - before) / (time.monotonic() - since))
+                if others:
+                    own = await cpu_seconds(runtime, busy) - used[0]
+                    theirs = await cpu_seconds(runtime, others) - used[1]
+                    took[kind].append(theirs / max(own + theirs, 1e-9))
                 await pause(runtime, others, "pause")
     finally:
         for names in (busy, *beside.values()):
             for name in names:
                 await runtime.destroy(name)
         await runtime.aclose()
-    return rates
+    return rates, took
+
+
+async def cpu_seconds(runtime: Podman, names: list[str]) -> float:
+    """Processor time of these machines together."""
+    usage = await runtime.usage()
+    return sum(usage[name].cpu_seconds for name in names)
 
 
 def main() -> None:
@@ -115,7 +129,7 @@ def main() -> None:
     store = {name: str(directory / name) for name in ("root", "runroot", "tmpdir", "network_config_dir")}
     settings = Settings(state_dir=directory, run_dir=directory / "run", cache_dir=directory, options=store)
     try:
-        rates = asyncio.run(measure(settings, directory, chosen.rounds, chosen.seconds))
+        rates, took = asyncio.run(measure(settings, directory, chosen.rounds, chosen.seconds))
     finally:
         subprocess.run(["pkill", "-KILL", "-f", f"podman.*{directory}"], check=False)
         subprocess.run(["umount", "-q", directory / "root/overlay"], check=False)
@@ -125,12 +139,16 @@ def main() -> None:
         for kind in ("idle", "ordinary")
     }
     medians = {kind: statistics.median(values) for kind, values in ratios.items()}
+    shares = {kind: statistics.median(values) for kind, values in took.items()}
     if chosen.json:
-        print(json.dumps({"rounds": chosen.rounds, "loadavg": os.getloadavg(), "relative_work": medians}))
+        print(
+            json.dumps({"rounds": chosen.rounds, "loadavg": os.getloadavg(), "relative_work": medians, "took": shares})
+        )
         return
     for kind, values in ratios.items():
         low, high = statistics.quantiles(values, n=4)[0], statistics.quantiles(values, n=4)[2]
         print(f"beside {kind} machines: {medians[kind]:.3f} of the work done alone (quartiles {low:.3f} to {high:.3f})")
+        print(f"    and they took {shares[kind]:.2%} of the processor time of both")
 
 
 if __name__ == "__main__":

@@ -100,7 +100,8 @@ class Hearsay:
         if own is None:
             own = Told()
         if own.abort is not None:
-            aborts = tuple(abort for abort in aborts if abort[1] != factory)
+            mine = aborts.index(own.abort)
+            aborts = aborts[:mine] + aborts[mine + 1 :]
         if own.proven is not None:
             mine = proofs.index(own.proven)
             proofs = proofs[:mine] + proofs[mine + 1 :]

@@ -264,7 +264,12 @@ class World:
             tally.free[site.reason] += site.free * (end - begin)
         tally.harvested += min(site.idle_used, max(left, 0.0)) * (end - begin)
         for refusal in site.refusals:
-            tally.waits[refusal.machinetype][str(refusal.code)] += end - begin
+            waits = tally.waits[refusal.machinetype]
+            over = end
+            if refusal.code in (Code.BACKOFF, Code.TESTING) and refusal.until is not None and site.free <= 0:
+                over = min(max(refusal.until - BEGIN, begin), end)  # after that only processors are lacking
+                waits[str(Code.PROCESSORS)] += end - over
+            waits[str(refusal.code)] += over - begin
 
     def _settle(self, site: Site, life: Life, now: float, *, lost: bool = False, at_the_end: bool = False) -> None:
         """Book what a machine has made of its life."""

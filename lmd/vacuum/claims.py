@@ -62,7 +62,7 @@ def claim(
     if not entitled(size, target, lacks):
         return None
     machines = 1 if trial else max(1, int(lacks / size + 0.5))
-    rank = _rank(now, kind, this, others)
+    rank = _rank(now, kind, this, others) if machines <= len(others) else 0
     if rank >= machines:
         return None
     here = -(-(machines - rank) // (len(others) + 1))

@@ -2,6 +2,7 @@
 
 import heapq
 import math
+import zlib
 from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -52,6 +53,7 @@ class Filling:
         self.trials: set[str] = set()
         self.starts: list[Start] = []
         self.counted = 0
+        self.chance = zlib.crc32(str(seed).encode()) / 2**32
         self._slots: Superslots | None = None
         self.lives: dict[str, float] | None = None
         self.could_fill: set[str] = set()
@@ -155,7 +157,26 @@ class Filling:
             joined = self.slots.joined(self.now, kind, kind.min_wallclock_seconds, most)
             if joined is not None and self._before_shutdown(joined[0]) == joined[0]:
                 return min(most, joined[1]), joined[0], "furthest below its share; ends with its superslot"
-        return most, self._before_shutdown(self.now + kind.max_wallclock_seconds), "furthest below its share"
+        life, because = kind.max_wallclock_seconds, "furthest below its share"
+        if kind.min_wallclock_seconds < life and self._borrows(kind):
+            least = max(kind.min_wallclock_seconds, life / 10)
+            life = least + self.chance**2 * (life - least)
+            because = "others have no work; it has its share, and so does not live as long as it could"
+        return most, self._before_shutdown(self.now + life), because
+
+    def _borrows(self, kind: TypeRules) -> bool:
+        """Whether the type gets more than its share because others are backed off just now.
+
+        Machines on borrowed processors end at times spread by chance: a type that runs dry each night would else find
+        that what was started in its absence ends in its next absence, and never get its processors back.
+        """
+        usual = [name for name, one in self.kinds.items() if not one.idle]
+        absent = [n for n in usual if n in self.holds and self.holds[n].code in (Code.BACKOFF, Code.TESTING)]
+        if not absent:
+            return False
+        usable = [name for name in usual if name not in self.holds]
+        room = max(self.room.free, 0) * self.rating
+        return self.shares.standing(kind.name, [*usable, *absent], room)[1] <= 0
 
     def _fill_kept(self, kind: TypeRules) -> Hold | None:
         """Start a machine on processors that are kept for another type, if it can be gone when they are needed."""
@@ -217,6 +238,8 @@ class Filling:
         return Hold(Code.PROCESSORS, f"{hold.sentence}; they are being kept for it as they come free", chosen.at)
 
     def _interrupt(self, wish: Claim, chosen: Plan | None, eligible: frozenset[str]) -> bool:
+        if not any(kind.interruptible and self.held.alive_of[name] for name, kind in self.kinds.items()):
+            return False
         before = chosen.at if chosen is not None else math.inf
         deaf = deaf_types(self.machines)
         told = victims(

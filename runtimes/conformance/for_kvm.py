@@ -16,7 +16,7 @@ from runtimes.kvm import Kvm
 from runtimes.kvm.engine import Engine, Gone
 from runtimes.kvm.runtime import DEFAULT_LOGS, DEFAULT_URI
 
-DEADLINE = 240.0
+DEADLINE = 600.0
 """Seconds for a check: an emulated machine takes a few to start, and many where the host is busy."""
 
 

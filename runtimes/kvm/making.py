@@ -22,6 +22,7 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 STOPPED = {0: "shutdown", 1: "destroyed", 2: "crashed", 3: "migrated", 4: "saved", 5: "failed", 6: "snapshot"}
 """virDomainEventStoppedDetailType by the words that libvirt writes into QEMU's log."""
 UNDEFINE = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+SOCKETS = (Path("/run/libvirt/libvirt-sock"), Path("/run/libvirt/virtqemud-sock"))
 DAEMONS = "/usr/sbin:/usr/local/sbin:/usr/bin"
 FULL = (12, 28, 122)  # ENOMEM, ENOSPC, EDQUOT
 
@@ -68,15 +69,21 @@ def taken(connection: libvirt.virConnect) -> set[int]:
     """The first user ids of all our machines."""
     uids = set()
     for domain in connection.listAllDomains():
-        with suppress(libvirt.libvirtError):
-            uids.add(int(stamp(domain).get("uid", "0")))
+        try:
+            uids.add(int(stamp(domain).get("uid") or 0))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise
     return uids
 
 
-def define(connection: libvirt.virConnect, machine_id: str, xml: str) -> None:
-    """Make libvirt know the machine. Raises `Conflict` where one of this name is not ours."""
-    if foreign(connection, machine_id):
-        raise Conflict(f"machine {machine_id}: libvirt has a domain of this name that is not ours")
+def define(connection: libvirt.virConnect, where: Place, logs: Path, xml: str) -> None:
+    """Make libvirt know the machine, with nothing of an earlier one of this id. Raises `Conflict` where it is known
+    and not ours."""
+    name = where.machine_id
+    if foreign(connection, name):
+        raise Conflict(f"machine {name}: libvirt has a domain of this name that is not ours")
+    clear(where, logs)
     connection.defineXML(xml)
 
 
@@ -146,6 +153,13 @@ def fault(machine_id: str, error: Exception) -> RuntimeFault:
 def installed() -> str:
     """The libvirt daemon for QEMU that is installed here, or an empty text."""
     return next((name for name in ("libvirtd", "virtqemud") if shutil.which(name, path=DAEMONS)), "")
+
+
+def missing() -> str:
+    """Why there is no libvirt here that anybody wants; empty if there is one."""
+    if any(path.is_socket() for path in SOCKETS):
+        return ""
+    return f"{name} does not run" if (name := installed()) else "libvirt is not installed"
 
 
 def remedy(uri: str) -> str:

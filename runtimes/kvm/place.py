@@ -9,12 +9,12 @@ console.log*, kernel.log*               written by virtlogd, which caps and rota
 started, end.json                       when it was started; how it ended, once that has been seen
 """
 
+import errno
 import json
 import os
 import shlex
-import shutil
+import subprocess
 import sys
-import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from runtimes.kvm import share
 from runtimes.kvm.description import description
 
 LOG_TAIL = 20_000
-REPORT_LIMIT = 400
+REPORT_BYTES = 4096
 REMOVALS = 10
 
 
@@ -50,9 +50,10 @@ class Place:
 
     def prepare(self, spec: Spec, first_uid: int, virtiofsd: Path) -> None:
         """Write all that the machine needs but its disks. May be repeated. Raises `Rejected` for a bad spec."""
-        report, scratches = self.file("share/report"), self.file("share/scratch")
-        for folder in (self.path, self.file("share"), report, scratches, self.file("share/mounts")):
-            folder.mkdir(exist_ok=True, parents=True, mode=0o711)
+        self.path.mkdir(exist_ok=True, parents=True, mode=0o711)  # QEMU, a user of its own, finds its disks there
+        for name in ("share", "share/scratch", "share/mounts"):
+            self.file(name).mkdir(exist_ok=True, mode=0o700)
+        self._private("report.raw", bytes(REPORT_BYTES))
         binds, kinds = [], {}
         if spec.image.kind is ImageKind.ROOT_DIRECTORY:
             self.file("share/root").mkdir(exist_ok=True)
@@ -68,15 +69,19 @@ class Place:
         for number in range(len(spec.scratch)):
             self._own(self.file(f"share/scratch/{number}"), first_uid, 0o1777)
             binds.append(self._bind(self.file(f"share/scratch/{number}"), f"scratch/{number}", False, first_uid))
-        self._own(report, first_uid, 0o755)
-        binds.append(self._bind(report, "report", False, first_uid))
-        self.file("share/description").write_bytes(description(spec, kinds))
-        order = {"binary": str(virtiofsd), "binds": binds}
-        self.file("share.json").write_text(json.dumps(order), encoding="utf-8", errors="surrogateescape")
+        self._private("share/description", description(spec, kinds))
+        self._private("share.json", json.dumps({"binary": str(virtiofsd), "binds": binds}).encode())
         words = [sys.executable, "-IS", str(Path(share.__file__)), str(self.file("share.json"))]
         program = self.file("virtiofsd")
         program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
         program.chmod(0o755)
+
+    def _private(self, name: str, data: bytes) -> None:
+        """Write a file that only root may read: it may hold secrets."""
+        path = self.file(name)
+        path.unlink(missing_ok=True)
+        with open(path, "xb", opener=lambda file, flags: os.open(file, flags, 0o600)) as stream:
+            stream.write(data)
 
     def _bind(self, source: Path, target: str, read_only: bool, first: int) -> dict[str, Any]:
         to = str(self.file(f"share/{target}"))
@@ -103,17 +108,12 @@ class Place:
 
     def report(self) -> tuple[str, float | None]:
         """What the guest reports of its end, and when; empty if it has not. Nothing of it is to be trusted."""
-        path = self.file("share/report/end")
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with self.file("report.raw").open("rb") as stream:
+                said = stream.read(REPORT_BYTES).partition(b"\0")[0]
+                return said.decode(errors="replace"), os.fstat(stream.fileno()).st_mtime if said else None
         except OSError:
             return "", None
-        try:
-            return os.read(descriptor, REPORT_LIMIT).decode(errors="replace"), os.fstat(descriptor).st_mtime
-        except OSError:
-            return "", None
-        finally:
-            os.close(descriptor)
 
     def note_event(self, reason: str) -> None:
         """Keep the reason that libvirt gives with an end, which it forgets when it is restarted."""
@@ -150,17 +150,17 @@ class Place:
             return None
 
     def remove(self) -> None:
-        """Remove the directory. Raises OSError for what cannot be removed; absent is success.
+        """Remove the directory. Raises OSError if it cannot be removed; absent is success.
 
-        The last words of the machine's end may be written meanwhile, by virtlogd or at libvirt's event.
+        By rm, which no tree of a guest is too deep for. The last words of the machine's end may be written meanwhile.
         """
         for _ in range(REMOVALS):
-            if self.path.is_symlink() or not self.path.exists():
+            if not self.path.exists():
                 return
-            with suppress(OSError):
-                shutil.rmtree(self.path)
-            time.sleep(0.02)
-        shutil.rmtree(self.path)
+            command = ["rm", "-rf", "--one-file-system", "--", str(self.path)]
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        if self.path.exists():
+            raise OSError(errno.EIO, " ".join(done.stderr.split())[:300], str(self.path))
 
 
 def check(spec: Spec) -> None:

@@ -96,6 +96,8 @@ def _disks(spec: Spec, place: Place) -> tuple[Disk, ...]:
         found.insert(0, Disk(path=place.file("root.qcow2"), format="qcow2", serial="lmd-root"))
     if spec.image.kind is ImageKind.BOOT_ISO:
         found.insert(0, Disk(path=Path(spec.image.location), format="raw", serial="", cd=True))
+    if spec.boot:
+        found.append(Disk(path=place.file("report.raw"), format="raw", serial="lmd-report"))
     if spec.seed:
         found.append(Disk(path=spec.seed, format="raw", serial="", cd=True))
     return tuple(found)

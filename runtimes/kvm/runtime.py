@@ -74,7 +74,8 @@ class Kvm:
         self._host: Host | None = None
 
     async def probe(self) -> Probe:
-        """Healthy, with a reason where machines are only emulated; missing; unhealthy with what libvirt said."""
+        """Healthy, with a reason where machines are only emulated; missing, where nobody has started a libvirt;
+        else unhealthy with what it said."""
         wanted = self.settings.options.get("acceleration", "auto")
         if wanted not in acceleration.CHOICES:
             return Probe(
@@ -87,8 +88,8 @@ class Kvm:
             host = await self._known()
         except RuntimeFault as fault:
             uri = self._engine.uri
-            if uri == DEFAULT_URI and not making.installed():
-                return Probe(health=Health.MISSING, reason="libvirt is not installed", remedy=making.remedy(uri))
+            if uri == DEFAULT_URI and (missing := making.missing()):
+                return Probe(health=Health.MISSING, reason=missing, remedy=making.remedy(uri))
             return Probe(health=Health.UNHEALTHY, reason=str(fault), remedy=making.remedy(uri))
         slow = host.acceleration
         if wanted == "kvm" and not slow.works:
@@ -117,7 +118,7 @@ class Kvm:
                 return seen(there)
             try:
                 await self._make(spec, host, there)
-            except (RuntimeFault, OSError) as error:
+            except (RuntimeFault, Gone, OSError) as error:
                 fault = making.fault(spec.id, error)
                 if not isinstance(fault, (Unavailable, Conflict)):
                     await self._remove(spec.id)
@@ -269,7 +270,7 @@ class Kvm:
                     architecture=platform.machine(),
                 )
             )
-            await self._engine.call(lambda c: making.define(c, spec.id, xml), f"define machine {spec.id}")
+            await self._engine.call(lambda c: making.define(c, place, self.logs, xml), f"define machine {spec.id}")
         return first
 
     def _free(self, uids: set[int]) -> int:

@@ -1,16 +1,21 @@
 """What the KVM runtime says to libvirt and to guests, and what it makes of their answers. No engine."""
 
+import os
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtimes.contract import (
     Boot,
     EndReason,
+    Health,
     Image,
     ImageKind,
     Limits,
@@ -19,10 +24,11 @@ from runtimes.contract import (
     Nic,
     Placement,
     Rejected,
+    Settings,
     Spec,
     Tmpfs,
 )
-from runtimes.kvm import acceleration, domain, plan
+from runtimes.kvm import Kvm, acceleration, domain, making, plan
 from runtimes.kvm.acceleration import Acceleration, judged, kept
 from runtimes.kvm.description import description
 from runtimes.kvm.ends import Facts, began, end
@@ -77,8 +83,6 @@ def document(spec: Spec, *, accelerated: bool = False) -> str:
 @pytest.mark.parametrize("accelerated", [False, True], ids=["emulated", "kvm"])
 def test_the_domain_of_a_spec_is_the_golden_one(name: str, accelerated: bool) -> None:
     """After a change that is meant: write the new documents with `LMD_GOLDEN=write`, and read the difference."""
-    import os
-
     path = GOLDEN / f"{name}-{'kvm' if accelerated else 'emulated'}.xml"
     made = document(SPECS[name], accelerated=accelerated)
     if os.environ.get("LMD_GOLDEN") == "write":
@@ -86,6 +90,7 @@ def test_the_domain_of_a_spec_is_the_golden_one(name: str, accelerated: bool) ->
     assert made == path.read_text()
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=0x2FFF), min_size=1, max_size=40))
 def test_no_text_of_a_spec_becomes_markup(text: str) -> None:
     hostile = f"</domain>'\"<&]]>{text}"
@@ -196,6 +201,7 @@ def test_an_end_is_told_by_its_best_witness(
         assert seen.at == pytest.approx(AT)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_no_report_of_a_guest_is_too_much(report: bytes) -> None:
     seen = end(Facts(reason="shutdown", log="", direct=True, report=report.decode(errors="replace")))
@@ -245,3 +251,56 @@ def test_the_answer_is_kept_for_this_boot_and_this_qemu(tmp_path: Path) -> None:
 def test_no_machine_has_a_place_outside(bad: str) -> None:
     with pytest.raises(ValueError, match="no machine id"):
         Place(Path("/var/lib/lmd/kvm"), bad)
+
+
+@pytest.mark.parametrize(
+    ("programs", "said", "typed"),
+    [
+        ((), "libvirt is not installed", "apt-get install libvirt-daemon-system"),
+        (("libvirtd",), "libvirtd does not run", "systemctl start libvirtd"),
+        (("virtqemud",), "virtqemud does not run", "systemctl start virtqemud.socket"),
+    ],
+)
+async def test_a_host_without_a_running_libvirt_is_told_what_to_type(
+    programs: tuple[str, ...], said: str, typed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in programs:
+        (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setattr(making, "DAEMONS", str(tmp_path))
+    monkeypatch.setattr(making, "SOCKETS", (tmp_path / "libvirt-sock",))
+    monkeypatch.setattr("runtimes.kvm.runtime.DEFAULT_URI", uri := f"qemu:///system?socket={tmp_path}/gone")
+    runtime = Kvm(Settings(state_dir=tmp_path, run_dir=tmp_path, cache_dir=tmp_path, options={"uri": uri}))
+    monkeypatch.setattr(making, "remedy", lambda _, remedy=making.remedy: remedy("qemu:///system"))
+    try:
+        probe = await runtime.probe()
+    finally:
+        await runtime.aclose()
+    assert (probe.health, probe.reason) == (Health.MISSING, said)
+    assert probe.remedy.startswith(typed)
+
+
+def test_a_process_ends_although_a_libvirt_hangs_while_it_is_opened(short_tmp: Path) -> None:
+    path = short_tmp / "hangs.sock"
+    script = f"""
+import asyncio
+from runtimes.contract import Unavailable
+from runtimes.kvm.engine import Engine
+
+async def main():
+    engine = Engine("qemu:///system?socket={path}", workers=2, seconds=0.3)
+    said = []
+    for _ in range(3):
+        try:
+            await engine.call(lambda connection: None, "do something")
+        except Unavailable as error:
+            said.append(str(error))
+    assert "within 0.3 s" in said[0] and "2 calls hang" in said[2], said
+
+asyncio.run(main())
+"""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(16)
+        subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    path.unlink()

@@ -133,6 +133,23 @@ def test_in_a_space_only_as_many_factories_keep_processors_as_the_type_lacks_mac
     assert 1 <= keeping <= 2
 
 
+def test_on_borrowed_processors_machines_do_not_live_as_long_as_they_could() -> None:
+    """A type that is dry each night would else never find a processor that was not taken in its last absence."""
+    dry = replace(SINGLE, name="dry", target_share=3.0, backoff_seconds=600)
+    idle = replace(SINGLE, name="idle", idle=True)
+    busy = replace(SINGLE, name="busy", min_wallclock_seconds=2 * HOUR)
+    aborts = {name: TypeInSpace(aborts=((T0, "wn2", "300"),)) for name in ("dry", "idle")}
+    space = Space(types={**aborts, "busy": TypeInSpace(running_hs06=100)})
+    ends = {
+        decide(T0 + 60, here(8), [], space, [dry, busy, idle], Rules(), seed=seed).starts[0].until - T0 - 60
+        for seed in range(20)
+    }
+    assert len(ends) > 10
+    assert 2.4 * HOUR <= min(ends) < max(ends) < 24 * HOUR
+    owed = Space(types={"dry": aborts["dry"]})
+    assert decide(T0 + 60, here(8), [], owed, [dry, busy], Rules()).starts[0].until == T0 + 60 + 24 * HOUR
+
+
 def test_idle_machines_run_beside_a_full_factory_and_give_their_memory_back() -> None:
     idle = TypeRules(name="idle", target_share=1.0, idle=True, memory_bytes_per_processor=2**30)
     needy = replace(SINGLE, memory_bytes_per_processor=2 * 2**30)
