@@ -7,11 +7,11 @@ PYTHON ?= $(shell for p in /usr/bin/python3 python3; do \
 
 .PHONY: help demo test check bench soak test-in-vm clean
 help:
-	@echo 'make demo    run one logical machine from examples/ and show its console, features and outputs'
+	@echo 'make demo    run one type of examples/ as container and as virtual machine, and compare what they leave'
 	@echo 'make test    run the tests against the real engines of this host; changes nothing in its configuration'
 	@echo 'make check   lint and check types'
 	@echo 'make bench   measure against the bare engine; prints ratios'
-	@echo 'make soak    what takes hours: fuzzing, a whole cloud image, make test-in-vm'
+	@echo 'make soak    what takes hours: fuzzing, a thousand kills of the daemon, a whole cloud image, make test-in-vm'
 	@echo 'make test-in-vm   run the container suites in a virtual machine with systemd and control groups v2'
 
 $(VENV)/ready: pyproject.toml
@@ -30,6 +30,8 @@ $(VENV)/tools: $(VENV)/ready
 
 demo: $(VENV)/ready
 	@packaging/debian-packages demo
+	@$(VENV)/bin/python -c 'import libvirt' 2>/dev/null || ! pkg-config --exists libvirt 2>/dev/null || \
+		$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[kvm]'
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" examples/demo
 
 test: $(VENV)/tools
@@ -45,6 +47,7 @@ bench: $(VENV)/tools
 	@packaging/debian-packages test
 	$(VENV)/bin/python bench/startup.py
 	$(VENV)/bin/python bench/create.py
+	$(VENV)/bin/python bench/daemon.py
 	$(VENV)/bin/python bench/many.py
 	$(VENV)/bin/python bench/metadata.py
 	$(VENV)/bin/python bench/decide.py
@@ -53,10 +56,14 @@ bench: $(VENV)/tools
 	$(VENV)/bin/python bench/kvm.py
 	@packaging/debian-packages bench
 	$(VENV)/bin/python bench/cvmfs_figures.py
+	$(VENV)/bin/python bench/cvmfs_machines.py
 
 # Longer than CI has time for.
 soak: $(VENV)/tools
 	CVMFS_FUZZ_INPUTS=1000000 $(VENV)/bin/python -m pytest tests/cvmfs/test_parsers_never_break.py --timeout 0
+	LMD_KILL_ROUNDS=1000 LMD_PODMAN_KILL_ROUNDS=100 LMD_LIVES=1000 $(VENV)/bin/python -m pytest -s --timeout 0 \
+		tests/lmd/factory/test_factory_killed.py tests/lmd/factory/test_factory_podman.py \
+		tests/lmd/factory/test_factory_faults.py
 	$(VENV)/bin/python -m pytest -m soak
 	$(MAKE) test-in-vm
 

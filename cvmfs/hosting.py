@@ -20,6 +20,7 @@ from typing import Protocol
 
 from cvmfs.errors import BadConfiguration, CvmfsError, Refused, Unreachable
 from cvmfs.fuse.mountpoint import mounted, unmount, unshare
+from cvmfs.inside import replace
 from cvmfs.leases import drop, held, living, start_of, take
 from cvmfs.trust import check_repository_name
 
@@ -51,7 +52,8 @@ class Provider(Protocol):
         ...
 
     def remount(self, repository: str, holder: int) -> Path:
-        """Take the mount away, whatever it does, and mount again. Raises CvmfsError."""
+        """Take the mount away, whatever it does, and mount again, also in the machines that have it where that can be
+        done. Raises CvmfsError."""
         ...
 
 
@@ -132,7 +134,11 @@ class Embedded:
         check_repository_name(repository)
         with held(self.base / "leases" / repository):
             self._end(repository, "remount was asked for")
-        return self.ensure(repository, holder)
+        where = self.ensure(repository, holder)
+        for pid in living(self.base / "leases" / repository):
+            if not _same_mounts(pid):
+                replace(pid, str(where), str(CONVENTIONAL / repository))
+        return where
 
     def pid_file(self, repository: str) -> Path:
         """Names the process that serves the mount, and its start."""
@@ -181,6 +187,13 @@ def sweep(base: Path, leaving: int | None = None) -> None:
                 unmount(where)
     with held(base):
         unshare(str(root))
+
+
+def _same_mounts(pid: int) -> bool:
+    try:
+        return os.stat(f"/proc/{pid}/ns/mnt").st_ino == os.stat("/proc/self/ns/mnt").st_ino  # noqa: PTH116 — magic links
+    except OSError:
+        return True
 
 
 def _serves(pid_file: Path) -> bool:

@@ -18,6 +18,8 @@ from cvmfs.errors import BadConfiguration
 
 _RDONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8
 _NEWUSER, _NEWNS = 0x10000000, 0x00020000
+_OPEN_TREE, _MOVE_MOUNT = 428, 429  # the same on all architectures
+_AT_FDCWD, _CLONE, _EMPTY_PATH, _DETACH = -100, 1, 4, 2
 _GO = b"go"
 _LONGEST = 4096
 
@@ -102,6 +104,34 @@ def _mount(user: int, mounts: int, target: bytes, name: bytes, suid: bytes) -> i
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), "mounting it")
     return fuse
+
+
+def replace(pid: int, source: str, target: str) -> bool:
+    """Put a mount of ours in the place of the broken one that process `pid` has at `target`; False if that fails.
+
+    Only root can: the mount is cloned here, and moved in the other mount namespace (Linux 5.2 or newer).
+    """
+    try:
+        mounts = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(_replace(mounts, os.fsencode(source), os.fsencode(target)))
+        finally:
+            os._exit(1)
+    os.close(mounts)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _replace(mounts: int, source: bytes, target: bytes) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    tree = libc.syscall(_OPEN_TREE, _AT_FDCWD, source, _CLONE | os.O_CLOEXEC)
+    if tree < 0 or libc.setns(mounts, _NEWNS) != 0:
+        return 1
+    libc.umount2(target, _DETACH)
+    return 0 if libc.syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, target, _EMPTY_PATH) == 0 else 1
 
 
 def join_control_groups(pid: int) -> list[str]:

@@ -50,17 +50,17 @@ def drop(directory: Path, pid: int) -> None:
         (directory / f"{pid}.{start_of(pid)}").unlink()
 
 
-def living(directory: Path) -> int:
-    """How many leases hold; those that do not are removed."""
-    count = 0
+def living(directory: Path) -> list[int]:
+    """The processes whose leases hold; those that do not are removed."""
+    found = []
     with contextlib.suppress(OSError):
         for name in os.listdir(directory):  # noqa: PTH208 — names are all that is needed
             pid, _, start = name.partition(".")
             if not pid.isdecimal() or not start.isdecimal():
                 continue
             if start_of(int(pid)) == int(start):
-                count += 1
+                found.append(int(pid))
             else:
                 with contextlib.suppress(OSError):
                     (directory / name).unlink()
-    return count
+    return found

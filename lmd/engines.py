@@ -112,3 +112,8 @@ async def _listed(name: str, config: Config, places: Places) -> Answer:
 def here(environment: Mapping[str, str]) -> tuple[str, ...]:
     """The runtimes that commands without a machinetype ask: all but the fake, unless the environment has LMD_FAKE."""
     return tuple(name for name in sorted(registry.locations()) if name != "fake" or environment.get("LMD_FAKE"))
+
+
+def counted_on(name: str, config: Config) -> bool:
+    """Whether the configuration speaks of a runtime: a table of its own, or a machinetype that names it."""
+    return name in config.runtimes or any(one.runtime == name for one in config.machinetypes.values())

@@ -33,11 +33,14 @@ class Store:
 async def stored(config: Config, places: Places, names: Sequence[str]) -> Store:
     """The images of the cache and of the runtimes `names`; one that is not installed has none.
 
-    A runtime that keeps no images is asked only what its machines use, if there are files that they could.
+    A runtime that keeps no images is asked only what its machines use, if there are files that they could. One that
+    cannot be asked is a problem if the configuration speaks of it, or if no other works.
     """
     store = Store(await asyncio.to_thread(image_files.built, places))
     unpacked = await asyncio.to_thread(image_files.unpacked, places)
     of_machines: set[str] = set()
+    silent: dict[str, str] = {}
+    working = False
     for name in names:
         try:
             async with asyncio.timeout(ASK_SECONDS), engines.opened(name, config, places) as runtime:
@@ -45,17 +48,23 @@ async def stored(config: Config, places: Places, names: Sequence[str]) -> Store:
                     continue
                 probe = await runtime.probe()
                 if probe.health is Health.UNHEALTHY:
-                    store.problems.append(f"{name} cannot be asked: {probe.reason}")
+                    silent[name] = probe.reason
                 elif probe.health is Health.HEALTHY:
+                    working = True
                     used_here = {digits(seen.image_digest or "") for seen in await runtime.machines()}
                     of_machines |= used_here
                     if isinstance(runtime, Images):
                         store.images += await _kept(name, runtime, config, places, used_here)
         except (RuntimeFault, engines.NoRuntime) as error:
-            store.problems.append(f"{name} cannot be asked: {error}")
+            silent[name] = str(error)
         except TimeoutError:
-            store.problems.append(f"{name} cannot be asked: no answer within {ASK_SECONDS:g} s")
-    store.images += image_files.in_use(unpacked, None if store.problems else of_machines, time.time())
+            silent[name] = f"no answer within {ASK_SECONDS:g} s"
+    store.problems += [
+        f"{name} cannot be asked: {why}"
+        for name, why in silent.items()
+        if not working or engines.counted_on(name, config)
+    ]
+    store.images += image_files.in_use(unpacked, None if silent else of_machines, time.time())
     needed = await asyncio.to_thread(pins.of_files, config, places)
     store.images = [replace(one, needed_by=one.needed_by + needed.get(one.digits, ())) for one in store.images]
     return store

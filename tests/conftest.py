@@ -80,7 +80,8 @@ class OrdinaryUser:
         directory.mkdir(mode=0o711)
         self.directory = directory
         self.home, self.python = directory / "home", directory / "venv" / Path(sys.executable).relative_to(sys.prefix)
-        self.uid = next(uid for uid in range(self.FIRST_UID, self.FIRST_UID + 100) if not _known(uid))
+        candidates = range(self.FIRST_UID, self.FIRST_UID + 100)
+        self.uid, self._claim = next(claim for uid in candidates if (claim := _claimed(uid)))
         for name in ("home", "run"):
             (directory / name).mkdir(mode=0o700)
             os.chown(directory / name, self.uid, self.uid)
@@ -145,6 +146,19 @@ class OrdinaryUser:
         self._holder.kill()
         self._holder.communicate()
         shutil.rmtree(self.directory)
+        Path(f"/dev/shm/libpod_rootless_lock_{self.uid}").unlink(missing_ok=True)  # Podman's, of no use to anybody else
+        self._claim.close()
+
+
+def _claimed(uid: int) -> tuple[int, socket.socket] | None:
+    """The id, and what holds it against other tests that run at the same time; None if somebody has it."""
+    claim = socket.socket(socket.AF_UNIX)
+    with suppress(OSError):
+        claim.bind(f"\0lmd-test-user-{uid}")  # goes with this process, however that ends
+        if not _known(uid):
+            return uid, claim
+    claim.close()
+    return None
 
 
 def _known(uid: int) -> bool:
@@ -285,7 +299,7 @@ class PrivateLibvirt:
         for program in ("libvirtd", "virtlogd", "qemu-system-x86_64"):
             assert shutil.which(program, path="/usr/sbin:/usr/bin"), f"{program}: see packaging/debian-packages"
         self.directory = directory
-        directory.mkdir(mode=0o711)
+        directory.mkdir(mode=0o711, exist_ok=True)
         script = Path(__file__).parent / "engines/libvirt_daemon.py"
         flags = ["--mount", "--propagation=slave", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
         self._daemon = subprocess.Popen(

@@ -23,12 +23,16 @@ def drain(
         int | None, typer.Option(min=0, metavar="SECONDS", help="End what still runs after this long, told so at once.")
     ] = None,
     machinetype: Annotated[str | None, typer.Option("--type", help="Only machines of this type.")] = None,
+    host_shutdown: Annotated[
+        bool, typer.Option("--host-shutdown", help="For the unit that ends machines when the host goes down.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Return when no machine of the factory runs any more.")] = False,
 ) -> None:
     """Start nothing more, until lm undrain; also after a restart of the daemon or of the host."""
     daemon = needed()
     with answered():
-        daemon.post("/v1/drain", {"reason": reason, "deadline": deadline, "machinetype": machinetype})
+        body = {"reason": reason, "deadline": deadline, "machinetype": machinetype, "host_shutdown": host_shutdown}
+        daemon.post("/v1/drain", body)
         tell("draining" + (f" {machinetype}" if machinetype else ""))
         while wait and (left := _running(daemon, machinetype)):
             tell(f"{left} machine(s) still run")

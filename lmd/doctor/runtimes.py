@@ -70,7 +70,7 @@ def _wanted(asked: Asked) -> Mapping[str, Sequence[str]]:
 
 async def _found(name: str, asked: Asked, wanted: Sequence[str]) -> Found:
     found = await _probed(name, asked)
-    return replace(found, wanted=wanted, configured=name in asked.config.runtimes)
+    return replace(found, wanted=wanted, configured=engines.counted_on(name, asked.config))
 
 
 async def _probed(name: str, asked: Asked) -> Found:

@@ -5,8 +5,6 @@ The rules are elsewhere (`join`, `vacuum.decide`, `machine.rules`); this is the 
 
 import asyncio
 import os
-import secrets
-import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,10 +15,9 @@ from lmd import engines
 from lmd.choosing import offer
 from lmd.config.models import Config, MachineType
 from lmd.environment.directory import DirectoryError
-from lmd.environment.features import Allocation
-from lmd.environment.identity import RANDOM_BYTES, boot_id, machine_id
+from lmd.environment.identity import boot_id
 from lmd.environment.outcome import Why
-from lmd.factory import adopt, facts
+from lmd.factory import adopt, facts, plans
 from lmd.factory.actors import Actors, sentence
 from lmd.factory.acts import SHORT_GRACE, Acts
 from lmd.factory.budget import READ_SECONDS, BudgetError, total_processors
@@ -33,7 +30,6 @@ from lmd.factory.sweep import Sweeper, watched
 from lmd.factory.tidy import tidy
 from lmd.factory.warnings import Kind
 from lmd.factory.watched import Watched
-from lmd.machine.conditions import conditions
 from lmd.machine.material import Material
 from lmd.machine.spec import Plan, needed
 from lmd.places import Places
@@ -44,6 +40,8 @@ from lmd.vacuum.space import Space
 from runtimes import registry
 from runtimes.contract import Runtime, Seen, Spec
 
+DRAIN, HOST_SHUTDOWN = "drain", "host-shutdown"
+"""Intents that the whole factory is drained: an operator's, and that of the host's shutdown."""
 TICK_SECONDS = 5.0
 FIRST_ANSWERS_SECONDS = 5.0
 """How long the first decision waits for runtimes to answer: what is already there has to be booked."""
@@ -137,7 +135,7 @@ class Factory:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._until_next()):
                     await self._wake.wait()
-            await asyncio.sleep(min(0.05, 2 * self._pass_cost))
+            await asyncio.sleep(min(0.2, 2 * self._pass_cost))  # most of the time is for the acts
 
     def end(self) -> None:
         """Let `run` return."""
@@ -278,10 +276,10 @@ class Factory:
 
     def _tend(self) -> None:
         """Go on with what is written down about each machine."""
-        now = self.clocks.boot()
+        now, busy = self.clocks.boot(), self._actors.busy
         for row in self.ledger.live():
             engine = self.engines.get(row.runtime)
-            if engine is None or not engine.complete or row.id in self._actors.busy:
+            if engine is None or not engine.complete or row.id in busy:
                 continue
             if row.phase is Phase.RUNNING and self._notice_due(row, now):
                 self.acts.condemn(row, Why.EARLIER, row.moved_because, row.deadline - now)
@@ -390,12 +388,24 @@ class Factory:
             return f"the database cannot be written: {self.ledger.fault}"
         if self.config.settings.draining:
             return "draining = true in [settings]"
-        drain = self.ledger.intents.get("drain")
-        return None if drain is None else str(drain.get("reason") or "drained by the operator")
+        return next((str(drain.get("reason") or "drained by the operator") for drain in self._drains()), None)
+
+    def _drains(self) -> list[dict[str, Any]]:
+        """The drains of the whole factory that are in force; one for a host's shutdown ends with the boot."""
+        drains = [self.ledger.intents.get(DRAIN), self.ledger.intents.get(HOST_SHUTDOWN)]
+        if drains[1] is not None and drains[1].get("boot_id") != self.boot_id:
+            drains[1] = None
+        return [drain for drain in drains if drain is not None]
+
+    def end_type(self, machinetype: str, by: float, because: str) -> None:
+        """Move the ends of all machines of a type."""
+        for row in self.ledger.live():
+            if row.machinetype == machinetype:
+                self._move_end(Ending(id=row.id, by=by, because=because))
 
     def shutdown_time(self) -> float | None:
         """The earlier one of the configuration and of a drain with a deadline."""
-        times = [self.config.settings.shutdown_time, self.ledger.intents.get("drain", {}).get("by_time")]
+        times = [self.config.settings.shutdown_time, *(drain.get("by_time") for drain in self._drains())]
         return min((float(time) for time in times if time is not None), default=None)
 
     def _usable(self) -> tuple[dict[str, str], dict[str, tuple[str, Material]]]:
@@ -439,9 +449,9 @@ class Factory:
 
     async def _start_all(self, starts: tuple[Start, ...], chosen: Mapping[str, tuple[str, Material]]) -> None:
         """All that was decided in one transaction, then all at the same time."""
-        plans = [self.plan(start, *chosen[start.machinetype]) for start in starts if start.machinetype in chosen]
-        if plans:
-            await self.begin(plans)
+        made = [self.plan(start, *chosen[start.machinetype]) for start in starts if start.machinetype in chosen]
+        if made:
+            await self.begin(made)
 
     def plan(self, start: Start, runtime: str, material: Material, *, detached: bool = False) -> tuple[Plan, Row]:
         """A machine on paper, and its row."""
@@ -453,58 +463,28 @@ class Factory:
     ) -> tuple[Plan, Row]:
         """The same of any type, also one that is not configured here."""
         wall, boot = self.clocks.wall(), self.clocks.boot()
-        given = Allocation(
-            job_id=str(uuid.uuid4()),
-            processors=start.processors,
-            memory_bytes=type_.mb_per_processor * start.processors * 2**20,
-            started=wall,
-            shutdown_time=start.until,
-            grace=type_.grace_secs,
-            hs06_per_processor=self.config.settings.hs06_per_processor,
-            swap_bytes=0,
-        )
-        plan = Plan(
-            id=machine_id(self.name, secrets.token_bytes(RANDOM_BYTES)),
-            owner=self.owner,
-            space=self.config.settings.space,
-            machinetype=type_,
-            image=material.image,
-            start=material.start,
-            allocation=given,
-            detached=detached,
-        )
-        row = Row(
-            id=plan.id,
-            job_id=given.job_id,
-            runtime=runtime,
-            owner=plan.owner,
-            space=plan.space,
-            machinetype=type_.name,
-            processors=given.processors,
-            memory_bytes=given.memory_bytes,
-            conditions=conditions(type_),
+        return plans.planned(
+            type_,
+            start,
+            runtime,
+            material,
+            name=self.name,
+            settings=self.config.settings,
+            wall=wall,
+            boot=boot,
             boot_id=self.boot_id,
-            created=wall,
-            created_boot=boot,
-            shutdown_time=start.until,
-            deadline=boot + (start.until - wall),
-            image=type_.root_image,
-            hs06_per_processor=given.hs06_per_processor,
-            because=start.because,
             detached=detached,
-            idle=start.idle,
         )
-        return plan, row
 
-    async def begin(self, plans: list[tuple[Plan, Row]]) -> bool:
+    async def begin(self, machines: list[tuple[Plan, Row]]) -> bool:
         """Write the machines down, then make them; False, and nothing is made, if they cannot be written."""
-        for _, row in plans:
+        for _, row in machines:
             self.ledger.set(row)
         if not await self.ledger.flush():
-            for _, row in plans:
+            for _, row in machines:
                 self.ledger.drop(row.id)
             return False
-        for plan, row in plans:
+        for plan, row in machines:
             self._do(row.id, partial(self.acts.start, plan, row.runtime))
         return True
 

@@ -49,7 +49,7 @@ class Orders:
         factory.wake()
         await factory.ledger.flush()
 
-    async def drain(self, reason: str, deadline: float | None, machinetype: str | None, by: str) -> None:
+    async def drain(self, key: str, reason: str, deadline: float | None, machinetype: str | None, by: str) -> None:
         """Start nothing more, or nothing of one type; with a deadline in seconds, end what runs by then."""
         factory = self._factory
         if machinetype is not None and machinetype not in {*factory.config.machinetypes, *factory.config.disabled}:
@@ -58,17 +58,20 @@ class Orders:
         body = {
             "reason": f"drained by {by}" + (f": {reason}" if reason else ""),
             "since": now,
+            "boot_id": factory.boot_id,
             "by_time": None if deadline is None else now + deadline,
         }
-        factory.ledger.intend(f"drain:{machinetype}" if machinetype else "drain", body)
-        factory.ledger.events.add("drained", machinetype=machinetype, by=by, reason=reason, deadline=deadline)
+        factory.ledger.intend(key, body)
+        factory.ledger.events.add("drained", key=key, by=by, reason=reason, deadline=deadline)
+        if machinetype is not None and deadline is not None:
+            factory.end_type(machinetype, now + deadline, str(body["reason"]))
         factory.wake()
         await factory.ledger.flush()
 
-    async def undrain(self, machinetype: str | None, by: str) -> None:
+    async def undrain(self, key: str, by: str) -> None:
         """Start machines again; ends that were moved earlier stay where they are."""
-        self._factory.ledger.intend(f"drain:{machinetype}" if machinetype else "drain", None)
-        self._factory.ledger.events.add("undrained", machinetype=machinetype, by=by)
+        self._factory.ledger.intend(key, None)
+        self._factory.ledger.events.add("undrained", key=key, by=by)
         self._factory.wake()
         await self._factory.ledger.flush()
 

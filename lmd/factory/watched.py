@@ -134,7 +134,8 @@ class Watched:
             self.observation = Observation(runtime=self.name, began=began, problem=problem)
         except Exception as error:
             self.observation = Observation(runtime=self.name, began=began, problem=_said(error))
-        self._cost = self._clocks.boot() - began
+        answered = self.observation.machines is not None
+        self._cost = self._clocks.boot() - began if answered else 0.0  # an outage is looked at again soon
         if self.observation.machines and self._clocks.boot() - self._used >= USAGE_SECONDS:
             await self._use()
 

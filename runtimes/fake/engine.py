@@ -5,12 +5,14 @@ several processes may use it at once, and it holds machines that are not ours be
 follows from its script and the time (see `script`); what a script writes is written when somebody next looks.
 """
 
+import os
 import shutil
 import sqlite3
+import threading
 import time
 from asyncio import sleep
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -71,6 +73,7 @@ class FakeEngine:
     def __init__(self, directory: Path, clock: Clock | None = None) -> None:
         self.directory = directory
         self.clock: Clock = clock or WallClock()
+        self._local = threading.local()
         directory.mkdir(parents=True, exist_ok=True)
         with self._open() as db:
             db.executescript(SCHEMA)
@@ -189,15 +192,28 @@ class FakeEngine:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.directory / "engine.sqlite", timeout=10, isolation_level=None)) as db:
+        db = self._connection()
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield db
+        except BaseException:
+            db.rollback()
+            raise
+        db.commit()
+
+    def _connection(self) -> sqlite3.Connection:
+        """One for each thread and process, kept open: what is cheap is asked often."""
+        held: tuple[int, sqlite3.Connection] | None = getattr(self._local, "held", None)
+        if held is None or held[0] != os.getpid():
+            db = sqlite3.connect(self.directory / "engine.sqlite", timeout=10, isolation_level=None)
             db.execute("PRAGMA synchronous = OFF")  # a killed process loses nothing by it, only a host that fails
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-            except BaseException:
-                db.rollback()
-                raise
-            db.commit()
+            self._local.held = held = (os.getpid(), db)
+        return held[1]
+
+    def mark(self) -> tuple[int, int]:
+        """Another value as soon as anybody has changed anything."""
+        db = self._connection()
+        return db.execute("PRAGMA data_version").fetchone()[0], db.total_changes
 
     @contextmanager
     def _changing(self, name: str) -> Iterator[tuple[sqlite3.Connection, Record | None]]:

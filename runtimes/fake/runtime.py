@@ -1,6 +1,7 @@
 """The fake runtime: the whole contract over an engine that can be told to fail."""
 
 import hashlib
+import math
 import os
 import shlex
 import sys
@@ -123,12 +124,21 @@ class Fake:
 
     async def watch(self) -> AsyncIterator[str]:
         known: dict[str, State] | None = None
+        mark, due = (-1, -1), -math.inf
         while True:
+            if self.engine.mark() == mark and self._clock.time() < due:  # nobody did anything, nothing was to end
+                await self._clock.sleep(POLL_SECONDS)
+                continue
             listing = await self._ask("watch.read", "", self.engine.listing, quiet=True)
+            mark = self.engine.mark()
             faults, now = self.engine.faults, self._clock.time()
             if faults.end_events:
                 return
             states = {r.name: r.state(now)[0] for r in listing.records if _is_ours(r)}
+            due = min(
+                (end.at for r in listing.records if (end := r.history().end) and end.at and end.at > now),
+                default=math.inf,
+            )
             changed = sorted(name for name, state in states.items() if known is not None and known.get(name) != state)
             changed += sorted(set(known or ()) - set(states))
             known = states

@@ -106,7 +106,7 @@ def test_a_mount_lives_as_long_as_somebody_needs_it(web: Web, tmp_path: Path) ->
         time.sleep(0.9)
         assert (where / "README.txt").exists()
         needs.send_signal(signal.SIGKILL)
-        assert until(lambda: living(leases) == 0)  # dead, though nobody has waited for it yet
+        assert until(lambda: living(leases) == [])  # dead, though nobody has waited for it yet
         assert until(lambda: not where.is_mount())
         assert until(lambda: start_of(server) is None)
     finally:
@@ -121,11 +121,11 @@ def test_a_lease_is_of_one_process_and_not_of_its_number(tmp_path: Path) -> None
         assert take(tmp_path, os.getpid())
     (tmp_path / f"{os.getpid()}.12345").touch()
     (tmp_path / "nonsense").touch()
-    assert living(tmp_path) == 1
+    assert living(tmp_path) == [os.getpid()]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         [f"{os.getpid()}.{start_of(os.getpid())}", "lock", "nonsense"]
     )
     code = "import sys; from pathlib import Path; from cvmfs.leases import held, take, living; p = Path(sys.argv[1])"
-    code += "\nwith held(p): take(p, __import__('os').getpid())\nprint(living(p))"
+    code += "\nwith held(p): take(p, __import__('os').getpid())\nprint(len(living(p)))"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout == "2\n"

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
@@ -76,10 +77,12 @@ def oci_archive(
 
 
 @pytest.fixture(scope="module")
-def podman(private_podman) -> Iterator[object]:
-    """One OCI runtime is enough: images are the same for both."""
-    with private_podman("hostile", "crun") as engine:
-        yield engine
+def podman(private_podman, tmp_path_factory) -> Iterator[object]:
+    """One OCI runtime is enough: images are the same for both. Its uploads lie in a directory of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("uploads")))
+        with private_podman("hostile", "crun") as engine:
+            yield engine
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +137,7 @@ async def refused(podman, path: Path, words: str) -> None:
 async def stored(podman, runtime: Podman) -> tuple[list[str], list[str], list[str]]:
     """Images, layers and left-over uploads."""
     layers = sorted(path.name for path in (podman.directory / "root/overlay").glob("*") if len(path.name) == 64)
-    uploads = sorted(path.name for path in Path("/var/tmp").glob("libpod-images-load*"))
+    uploads = sorted(path.name for path in Path(os.environ["TMPDIR"]).glob("libpod-*"))
     return sorted(await runtime.images()), layers, uploads
 
 

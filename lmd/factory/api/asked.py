@@ -14,7 +14,7 @@ from pydantic import Field
 from lmd.factory.api import shown
 from lmd.factory.api.endpoints import Body, Caller, Endpoint, Problem
 from lmd.factory.events import TooSlow
-from lmd.factory.factory import Factory
+from lmd.factory.factory import DRAIN, HOST_SHUTDOWN, Factory
 from lmd.factory.orders import NotPossible, Orders
 from lmd.factory.rows import Row
 from runtimes.contract import ConsoleChunk, Exec, Logs, Runtime
@@ -32,11 +32,13 @@ class StopBody(Body):
 
 
 class DrainBody(Body):
-    """`deadline`: seconds from now after which all machines are ended; `machinetype`: drain this type alone."""
+    """`deadline`: seconds from now after which all machines are ended; `machinetype`: drain this type alone;
+    `host_shutdown`: because the host goes down, until it is up again, whatever else is drained."""
 
     reason: str = Field("", max_length=1000)
     deadline: float | None = Field(None, ge=0, le=1e8)
     machinetype: str | None = Field(None, max_length=63)
+    host_shutdown: bool = False
 
 
 class RunBody(Body):
@@ -282,13 +284,13 @@ class Asked:
 
     async def drain(self, request: web.Request, caller: Caller, body: DrainBody) -> dict[str, Any]:
         try:
-            await self._orders.drain(body.reason, body.deadline, body.machinetype, str(caller))
+            await self._orders.drain(_key(body), body.reason, body.deadline, body.machinetype, str(caller))
         except NotPossible as error:
             raise Problem(404, "not-possible", str(error)) from error
         return {"draining": self._factory.draining()}
 
     async def undrain(self, request: web.Request, caller: Caller, body: DrainBody) -> dict[str, Any]:
-        await self._orders.undrain(body.machinetype, str(caller))
+        await self._orders.undrain(_key(body), str(caller))
         return {"draining": self._factory.draining()}
 
     async def reload(self, request: web.Request, caller: Caller, body: Any) -> dict[str, Any]:
@@ -330,6 +332,13 @@ class Asked:
         if engine is None:
             raise Problem(503, "unavailable", f"runtime {row.runtime} is not there")
         return engine.runtime
+
+
+def _key(body: DrainBody) -> str:
+    """The intent that a drain is kept as."""
+    if body.host_shutdown:
+        return HOST_SHUTDOWN
+    return f"drain:{body.machinetype}" if body.machinetype else DRAIN
 
 
 def _chunk(data: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -121,6 +122,19 @@ def test_the_client_killed_under_a_running_payload_fails_reads_and_not_the_machi
     assert running.wait() == 0
 
 
+def test_a_mount_that_was_broken_is_mended_under_a_running_machine(host) -> None:
+    script = f"cat /cvmfs/{NAME}/hello; echo ready; while cat /cvmfs/{NAME}/hello >/dev/null 2>&1; do sleep 0.1; done; "
+    script += f"echo broken; until cat /cvmfs/{NAME}/bin/program >/dev/null 2>&1; do sleep 0.1; done; echo mended"
+    running = host.start("run", type_of(host, script, "factory"))
+    running.until("ready")
+    for pid in servers(host.home):
+        os.kill(pid, signal.SIGKILL)
+    running.until("broken")
+    assert host("cvmfs", "remount", NAME).returncode == 0
+    running.until("mended")
+    assert running.wait() == 0
+
+
 @pytest.mark.parametrize("where", WHERE)
 def test_a_client_that_was_stopped_does_not_keep_the_machine(host, where: str) -> None:
     script = "cat /cvmfs/test.example.org/hello; echo ready; sleep 1; cat /cvmfs/test.example.org/bin/program; sleep 60"
@@ -149,6 +163,27 @@ def test_a_killed_machine_leaves_no_mount_and_no_process(host, where: str) -> No
     pid = shown.get("pid") or next(iter(payloads(machine["id"])))
     os.kill(pid, signal.SIGKILL)
     assert until(lambda: not left(host.home)), left(host.home)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("where", WHERE)
+def test_machines_killed_at_any_moment_leave_no_mount_no_process_and_no_lock(host, where: str) -> None:
+    """LMD_ROUNDS (100): lm run and the machine's processes are killed after a time that differs each round."""
+    type_ = type_of(host, "cat /cvmfs/test.example.org/hello; sleep 60", where)
+    rounds = int(os.environ.get("LMD_ROUNDS", "100"))
+    for number in range(rounds):
+        running = host.start("run", type_)
+        time.sleep(0.3 + 2.0 * number / rounds)
+        running.signal(signal.SIGKILL)
+        running.wait()
+        for machine in host.machines():
+            for pid in payloads(machine["id"]):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            host("destroy", machine["id"])
+    assert until(lambda: not left(host.home), 60), left(host.home)
+    assert host("run", type_of(host, READS, where)).stdout.splitlines() == SAID
 
 
 def payloads(machine_id: str) -> list[int]:

@@ -53,7 +53,7 @@ async def ground_on(engine, image: Image) -> Ground:
     home = engine.directory / "lm-cvmfs"
     places = Places(home / "state", home / "run", home / "cache").make()
     directory = places.run / "conformance"
-    directory.mkdir(mode=0o711)
+    directory.mkdir(mode=0o711, exist_ok=True)
     return await prepare("docker", Config(runtimes={"docker": engine.options}), places, image, directory)
 
 

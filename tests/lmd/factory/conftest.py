@@ -48,3 +48,16 @@ def make_spec() -> Callable[..., object]:
         return Spec(**(plain | changes))  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def podman(private_podman) -> Iterator[object]:
+    """One OCI runtime is enough here: the contract's suite runs on both."""
+    with private_podman("factory", "crun") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def podman_image(podman, busybox_root: Path) -> str:
+    """A reference that is never pulled."""
+    return podman.import_image(busybox_root, "localhost/lmd-test/factory:1").location

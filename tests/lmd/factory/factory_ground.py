@@ -45,6 +45,8 @@ def machinetype(name: str, *words: str, **keys: Any) -> MachineType:
         "target_share": 1.0,
         "mb_per_processor": 64,
         "entrypoint": words or ("forever",),
+        "joboutputs_bytes": 100_000,
+        "console_bytes": 131_072,
         "fizzle_seconds": 0,
         "backoff_seconds": 0,
         "machines_dir_days": 1.0,
@@ -69,6 +71,7 @@ class Site:
         self.clocks = SetClocks()
         self.environment = {"LMD_FAKE": "1"}
         self.events: list[Any] = []
+        self.load: Callable[[str, Config], Any] | None = None
         self.engine_at = engine or self.places.state
         made = RuntimeSettings(
             state_dir=self.engine_at, run_dir=self.places.run, cache_dir=self.places.cache, options={}
@@ -83,7 +86,7 @@ class Site:
                 raise LookupError(f"no runtime {name} in this test")
             return Fake(self.settings)
 
-        return Host(self.places, self.clocks, self.environment, load, self.events.append)
+        return Host(self.places, self.clocks, self.environment, self.load or load, self.events.append)
 
     @asynccontextmanager
     async def running(self, configured: Config) -> AsyncIterator[Factory]:
@@ -191,6 +194,10 @@ class Lmd:
 
     def running(self, count: int) -> list[dict[str, Any]]:
         return self.until(lambda: len(m := [m for m in self.machines() if m["phase"] == "running"]) == count and m)
+
+    def machine_ids(self, count: int) -> list[str]:
+        """The ids, when so many run."""
+        return [machine["id"] for machine in self.running(count)]
 
     def log(self) -> str:
         return (self.home / "log").read_text(errors="replace")
