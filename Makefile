@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in /usr/bin/python3 python3; do \
 
 .PHONY: help demo test check bench soak test-in-vm clean
 help:
-	@echo 'make demo    run one logical machine from examples/ and show its console, features and outputs'
+	@echo 'make demo    run one type of examples/ as container and as virtual machine, and compare what they leave'
 	@echo 'make test    run the tests against the real engines of this host; changes nothing in its configuration'
 	@echo 'make check   lint and check types'
 	@echo 'make bench   measure against the bare engine; prints ratios'
@@ -30,6 +30,8 @@ $(VENV)/tools: $(VENV)/ready
 
 demo: $(VENV)/ready
 	@packaging/debian-packages demo
+	@$(VENV)/bin/python -c 'import libvirt' 2>/dev/null || ! pkg-config --exists libvirt 2>/dev/null || \
+		$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[kvm]'
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" examples/demo
 
 test: $(VENV)/tools
@@ -48,6 +50,9 @@ bench: $(VENV)/tools
 	$(VENV)/bin/python bench/daemon.py
 	$(VENV)/bin/python bench/many.py
 	$(VENV)/bin/python bench/metadata.py
+	$(VENV)/bin/python bench/decide.py
+	$(VENV)/bin/python bench/decision_figures.py
+	$(VENV)/bin/python bench/idle.py
 	$(VENV)/bin/python bench/kvm.py
 	@packaging/debian-packages bench
 	$(VENV)/bin/python bench/cvmfs_figures.py

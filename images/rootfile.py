@@ -1,6 +1,9 @@
-"""An unpacked root as one file that holds a file system, for hosts that cannot share directories with a machine.
+"""An unpacked root as one file that holds a file system: the disk of virtual machines, which read it as their own.
 
-    HEX.ext4        complete or not there, never changed, mounted read-only by any number of machines at a time
+A shared directory is there at once, but each start of a program in the guest reads the program anew from the host; from
+a disk, the guest's kernel keeps what it has read.
+
+    HEX.ext4        complete or not there, never changed; machines have overlays of their own over it
     .HEX.ext4.…     one that is being made, or was when its maker died
 
 HEX are the digits of the image's id. The directory is 0711 and the files are 0644: QEMU reads them as another user.
@@ -19,8 +22,11 @@ from images.roots import Progress, Root, digits, locked
 
 FILE_SYSTEM = "ext4"
 _SECONDS = 3600
+_PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
 _INODE, _BLOCK = 256, 4096
 _SPARE = 16_000_000
+ROOM_BYTES, ROOM_ENTRIES = 8_000_000_000, 200_000
+"""Free space and inodes for what a machine writes to its root; they take nothing on the host until they are used."""
 
 
 def find(directory: Path, image_id: str) -> Path | None:
@@ -54,37 +60,49 @@ def ensure(directory: Path, root: Root, progress: Progress) -> Path:
 
 def size(content: int, entries: int) -> int:
     """Bytes of a file system with room for `content` bytes in `entries` files and directories, in whole MiB."""
-    needed = content + entries * (_BLOCK + _INODE)
+    needed = content + entries * (_BLOCK + _INODE) + ROOM_BYTES
     return (needed * 11 // 10 + _SPARE + 2**20 - 1) // 2**20 * 2**20
 
 
 def _write(root: Root, part: Path) -> None:
-    """No journal, since it is never written to; the same content gives the same names within it."""
-    mke2fs = shutil.which("mke2fs", path="/usr/sbin:/sbin:/usr/bin:/bin")
-    if mke2fs is None:
-        raise ImageError("mke2fs is not installed: apt-get install e2fsprogs")
+    """No journal, since what is written goes with its machine; the same content gives the same names within it."""
     name = digits(root.described.image_id)
     uuid = f"{name[:8]}-{name[8:12]}-{name[12:16]}-{name[16:20]}-{name[20:32]}"
     with part.open("wb") as out:
         out.truncate(size(root.bytes, root.entries))
     features = "^has_journal,^resize_inode,^metadata_csum_seed"
-    command = [mke2fs, "-q", "-F", "-t", FILE_SYSTEM, "-b", str(_BLOCK), "-m", "0", "-O", features]
-    command += ["-N", str(root.entries + 1000), "-U", uuid, "-E", f"hash_seed={uuid},root_owner=0:0,lazy_itable_init=1"]
+    command = ["mke2fs", "-q", "-F", "-t", FILE_SYSTEM, "-b", str(_BLOCK), "-m", "0", "-O", features]
+    command += [
+        "-N",
+        str(root.entries + ROOM_ENTRIES),
+        "-U",
+        uuid,
+        "-E",
+        f"hash_seed={uuid},root_owner=0:0,lazy_itable_init=1",
+    ]
+    _run([*command, "-d", str(root.path), str(part)], root)
+    _run(["debugfs", "-w", "-R", "rmdir lost+found", str(part)], root)  # no image has one
+
+
+def _run(command: list[str], root: Root) -> None:
+    program = shutil.which(command[0], path=_PATH)
+    if program is None:
+        raise ImageError(f"{command[0]} is not installed: apt-get install e2fsprogs")
     try:
         done = subprocess.run(
-            [*command, "-d", str(root.path), str(part)],
+            [program, *command[1:]],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",
             timeout=_SECONDS,
-            env={"PATH": "/usr/sbin:/sbin:/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
+            env={"PATH": _PATH, "LC_ALL": "C.UTF-8"},
         )
     except subprocess.TimeoutExpired as error:
-        raise ImageError(f"mke2fs took more than {_SECONDS} s for {root.path}") from error
+        raise ImageError(f"{command[0]} took more than {_SECONDS} s for {root.path}") from error
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise ImageError(f"mke2fs could not make an image of {root.path}: {lines[-1][:200]}")
+        raise ImageError(f"{command[0]} could not make an image of {root.path}: {lines[-1][:200]}")
 
 
 def remove(directory: Path, image_id: str) -> None:

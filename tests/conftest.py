@@ -299,7 +299,7 @@ class PrivateLibvirt:
         for program in ("libvirtd", "virtlogd", "qemu-system-x86_64"):
             assert shutil.which(program, path="/usr/sbin:/usr/bin"), f"{program}: see packaging/debian-packages"
         self.directory = directory
-        directory.mkdir(mode=0o711)
+        directory.mkdir(mode=0o711, exist_ok=True)
         script = Path(__file__).parent / "engines/libvirt_daemon.py"
         flags = ["--mount", "--propagation=slave", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
         self._daemon = subprocess.Popen(

@@ -10,8 +10,10 @@ OWN = re.compile(
     r"hostname|clock|pattern\.(machine_hostname|manager_hostname|uuid)"
     r"|(machinefeatures|jobfeatures)\.(job_id|jobstart_secs|shutdowntime|shutdowntime_job)"
     r"|environ\.LM_(JOB_ID|JOBSTART_SECS|SHUTDOWNTIME|SHUTDOWNTIME_JOB)"
+    r"|place\./lmc-scratch"
 )
-"""What differs from machine to machine: only that it is there is compared."""
+"""What differs from machine to machine: only that it is there is compared. A scratch directory belongs to the payload's
+user or has the sticky bit, as its engine likes it; that every user can write there is compared."""
 
 ENGINES = frozenset({"HOME", "HOSTNAME", "OLDPWD", "PATH", "PWD", "SHLVL", "TERM", "_", "container"})
 """Variables that engines and shells set by themselves; the contract says nothing of them."""

@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from lmd.network.bridge import NetworkFault
 from lmd.places import Places
 from runtimes.contract import Network, Nic
 
-__all__ = ["NetworkFault", "describe", "joined", "settings"]
+__all__ = ["NetworkFault", "describe", "joined", "looked_after", "seed", "settings"]
 
+LOOK_SECONDS = 5.0
 RESOLV_CONF = Path("/etc/resolv.conf")
 
 
@@ -39,6 +41,36 @@ async def joined(plan: Plan, directory: Directory, places: Places, config: Confi
     except NetworkFault as error:
         raise NetworkFault(f"machinetype {plan.machinetype.name}: {error}") from error
     return replace(plan, nic=nic)
+
+
+@asynccontextmanager
+async def looked_after(plan: Plan, places: Places, config: Config, tell: Callable[[str], None]) -> AsyncIterator[None]:
+    """While the machine lives, mend its network if that breaks, and start the metadata server if it dies."""
+    if plan.nic is None:
+        yield
+        return
+    looking = asyncio.ensure_future(_look_after(places, settings(config.network, config.runtimes), tell))
+    try:
+        yield
+    finally:
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
+
+
+async def _look_after(places: Places, wanted: factory_network.Settings, tell: Callable[[str], None]) -> None:
+    told = ""
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        if await asyncio.to_thread(factory_network.whole, places.run):
+            continue
+        try:
+            await asyncio.to_thread(factory_network.mend, places.run, wanted)
+            tell("the network of machines was broken, and has been mended")
+            told = ""
+        except NetworkFault as error:
+            if str(error) != told:
+                tell(f"the network of machines is broken: {error}")
+            told = str(error)
 
 
 def settings(options: NetworkOptions, runtimes: Mapping[str, Mapping[str, str]]) -> factory_network.Settings:

@@ -169,7 +169,8 @@ async def _run(
 
         if found.why:
             voice.tell(f"runtime {found.why}")
-        summary = await _life(request, plan, spec, runtime, directory, voice, joined, kept, interrupts)
+        async with connection.looked_after(plan, places, config, voice.tell):
+            summary = await _life(request, plan, spec, runtime, directory, voice, joined, kept, interrupts)
         return replace(summary, runtime_reason=found.why or f"the machinetype names {runtime.name}")
 
 

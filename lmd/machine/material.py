@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from images import cache, disk, kit, recipe, roots
+from images import cache, disk, kit, recipe, rootfile, roots
 from images.archive import host_architecture
-from images.builder import chosen_epoch
+from images.builder import chosen_epoch, recipe_digest, sources
 from images.container import Form, opened
 from images.described import for_architecture
 from images.disk import DiskFormat
 from images.errors import ImageError
+from images.recipe import Recipe
 from images.references import STORE, Fetcher
 from images.roots import Root
 from lmd.config import rules, virtual
@@ -27,6 +28,8 @@ from lmd.machine.start import Start
 from lmd.places import Places
 from runtimes.contract import Boot, Image, ImageKind
 
+FILE_BYTES = 1_000_000_000
+"""Content of images that are made a file system of in a second or two; others are shared as directories."""
 Tell = Callable[[str], None]
 _FORMS = {
     ImageKind.OCI_ARCHIVE: Form.OCI_ARCHIVE,
@@ -80,10 +83,15 @@ async def _virtual(type_: MachineType, config: Config, places: Places, tell: Tel
         return Material(image=image, start=Start(boot=boot))
     root = await asyncio.to_thread(unpacked, image, config, places, tell)
     for_architecture(root.described, type_.architecture or host_architecture())
-    return Material(
-        image=Image(kind=ImageKind.ROOT_DIRECTORY, location=str(root.path)),
-        start=Start(boot=boot, described=root.described, named=image.location),
-    )
+    made = await asyncio.to_thread(_as_root, root, places, tell)
+    return Material(image=made, start=Start(boot=boot, described=root.described, named=image.location))
+
+
+def _as_root(root: Root, places: Places, tell: Tell) -> Image:
+    """A small image as a file, from which programs start quickly; a large one as it is, without another copy."""
+    if root.bytes > FILE_BYTES:
+        return Image(kind=ImageKind.ROOT_DIRECTORY, location=str(root.path))
+    return Image(kind=ImageKind.DISK_RAW, location=str(rootfile.ensure(places.cache / "rootfiles", root, tell)))
 
 
 def _self_starting(type_: MachineType) -> Material:
@@ -120,16 +128,25 @@ def _boot(type_: MachineType, places: Places, tell: Tell) -> Boot:
 def kit_boot(places: Places, tell: Tell) -> Boot:
     """The kernel and initramfs of the kit, which is built if it has not been. Blocks; raises ImageError."""
     directories = (places.cache / "images", cache.default_directory(os.environ, 0))
-    found = kit.find_kit(directories)
+    wanted = recipe.find_recipe(kit.RECIPE)
+    found = _kit(wanted, directories)
     if found is None:
         tell(f"building the image {kit.RECIPE}, once: the kernel and initramfs of virtual machines")
-        made = cache.ensure(
-            directories[0], recipe.find_recipe(kit.RECIPE), chosen_epoch(os.environ, time.time()), progress=tell
-        )
-        found = kit.kit_beside(made.path)
+        epoch = chosen_epoch(os.environ, time.time())
+        found = kit.kit_beside(cache.ensure(directories[0], wanted, epoch, progress=tell).path)
     if found is None:
         raise ImageError(f"image {kit.RECIPE}: has no kernel beside it; build it again: lm image build micro --rebuild")
     return Boot(kernel=found.kernel, initramfs=found.initramfs)
+
+
+def _kit(wanted: Recipe, directories: Sequence[Path]) -> kit.Kit | None:
+    """The newest kit of this very recipe: one of an older lmd does not understand what it is told."""
+    digest = recipe_digest(wanted, sources(os.environ, os.geteuid())[wanted.settings.kind])
+    for directory in directories:
+        for image, _ in cache.listed(directory):
+            if (image.name, image.recipe_digest) == (wanted.name, digest) and (found := kit.kit_beside(image.path)):
+                return found
+    return None
 
 
 def unpacked(image: Image, config: Config, places: Places, tell: Tell) -> Root:

@@ -12,6 +12,7 @@ from lmd.environment.identity import boot_id
 from lmd.environment.seed import SeedError
 from lmd.machine import connection
 from lmd.machine.conditions import CONDITIONS, conditions
+from lmd.machine.placement import CannotPlace, placed
 from lmd.machine.saved import normal, save
 from lmd.machine.spec import Plan, existing, spec, targets
 from lmd.machine.start import NoCommand
@@ -32,8 +33,9 @@ def prepare(plan: Plan, directory: Directory, *, runtime: str, host: str, versio
     Raises `CannotPrepare`; what was written by then is removed.
     """
     try:
-        return _write(plan, directory, runtime, host, version, supervisor)
-    except (DirectoryError, user_data.UserDataError, SeedError, NoCommand, OSError) as error:
+        with placed(plan.machinetype, plan.allocation.processors, directory) as placement:
+            return _write(replace(plan, placement=placement), directory, runtime, host, version, supervisor)
+    except (DirectoryError, user_data.UserDataError, SeedError, NoCommand, CannotPlace, OSError) as error:
         directory.remove()
         raise CannotPrepare(f"machinetype {plan.machinetype.name}: {error}") from error
     except BaseException:

@@ -117,6 +117,17 @@ def reconnect(net: Any) -> int:
     return count
 
 
+def whole(net: Any) -> bool:
+    """True if the bridge is up and has its addresses, and every machine's port is in it."""
+    number = index(net, BRIDGE)
+    if number is None or net.get_links(number)[0].get("state") != "up":
+        return False
+    there = {found.get("address") for found in net.get_addr(index=number)}
+    if not {str(GATEWAY), str(METADATA)} <= there:
+        return False
+    return all(net.get_links(port)[0].get("master") == number for port in ports(net).values())
+
+
 def remove(net: Any) -> None:
     """Remove the bridge; not there is success."""
     if (number := index(net, BRIDGE)) is not None:

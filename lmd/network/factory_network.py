@@ -67,6 +67,20 @@ def mend(run: Path, settings: Settings) -> None:
         _mend(run, _prefix(settings), settings)
 
 
+def whole(run: Path) -> bool:
+    """True if what breaks most easily is there: the server, the bridge with its addresses, machines' ports in it.
+
+    Cheap, changes nothing, and needs no lock. Blocks.
+    """
+    if not launch.serving(run):
+        return False
+    try:
+        with bridge.netlink() as net:
+            return bridge.whole(net)
+    except NetworkFault:
+        return False
+
+
 def remove(run: Path, settings: Settings) -> None:
     """Take all of it from the host: rules, bridge, libvirt's network. Not there is success. Blocks."""
     with _held(run):

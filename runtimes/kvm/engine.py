@@ -1,13 +1,13 @@
 """Calls to libvirt, each with a deadline, in threads of our own; its errors turned into the contract's four.
 
 libvirt's client has no deadline for a call: a daemon that hangs holds a thread until keep-alive gives the connection
-up. So a call that is not back in time is left to that, and its connection is not used again.
+up, or for ever while it is opened. So a call that is not back in time is left to itself in a thread that the end of
+this process does not wait for, its connection is not used again, and only so many of them may hang.
 """
 
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -89,7 +89,7 @@ class Engine:
         self.seconds = seconds
         self._heard = heard
         self._workers = workers
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="libvirt")
+        self._hanging: set[threading.Thread] = set()
         self._connection: libvirt.virConnect | None = None
         self._opening = threading.Lock()
         self._closed: list[Callable[[], None]] = []
@@ -101,17 +101,43 @@ class Engine:
         A caller that is cancelled waits for the end of the work: nothing goes on behind its back.
         """
         seconds = self.seconds if seconds is None else seconds
-        running = asyncio.get_running_loop().run_in_executor(self._pool, self._do, work, doing)
+        self._hanging = {thread for thread in self._hanging if thread.is_alive()}
+        if len(self._hanging) >= self._workers:
+            raise Unavailable(f"libvirt has not answered for long: {len(self._hanging)} calls hang ({self.uri})")
+        running, thread = self._started(work, doing)
         try:
             return await asyncio.wait_for(asyncio.shield(running), seconds)
         except TimeoutError as error:
             running.add_done_callback(_forget)
+            self._hanging.add(thread)
             self._abandon()
             raise Unavailable(f"libvirt did not {doing} within {seconds:g} s ({self.uri})") from error
         except asyncio.CancelledError:
             await asyncio.wait({running}, timeout=seconds)
             running.add_done_callback(_forget)
             raise
+
+    def _started(
+        self, work: Callable[[libvirt.virConnect], T], doing: str
+    ) -> tuple["asyncio.Future[T]", threading.Thread]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def tell(act: Callable[[Any], None], value: object) -> None:
+            if not future.done():
+                act(value)
+
+        def run() -> None:
+            try:
+                done: tuple[Callable[[Any], None], object] = (future.set_result, self._do(work, doing))
+            except Exception as error:
+                done = (future.set_exception, error)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(tell, *done)
+
+        thread = threading.Thread(target=run, name="libvirt", daemon=True)
+        thread.start()
+        return future, thread
 
     def on_close(self, act: Callable[[], None]) -> None:
         """Have `act` called, in any thread, when the connection is lost or closed."""
@@ -120,7 +146,6 @@ class Engine:
     def close(self) -> None:
         """Let go of the connection; calls under way are left to their end."""
         connection, self._connection = self._connection, None
-        self._pool.shutdown(wait=False, cancel_futures=True)
         if connection is not None:
             threading.Thread(target=_close, args=(connection,), daemon=True).start()
         self._lost()
@@ -159,8 +184,6 @@ class Engine:
         """A thread hangs in libvirt: leave it, and what it holds, to itself."""
         self._connection = None
         self._opening = threading.Lock()
-        self._pool.shutdown(wait=False)
-        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="libvirt")
         self._lost()
 
 

@@ -69,8 +69,11 @@ def taken(connection: libvirt.virConnect) -> set[int]:
     """The first user ids of all our machines."""
     uids = set()
     for domain in connection.listAllDomains():
-        with suppress(libvirt.libvirtError):
-            uids.add(int(stamp(domain).get("uid", "0")))
+        try:
+            uids.add(int(stamp(domain).get("uid") or 0))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise
     return uids
 
 

@@ -118,7 +118,7 @@ class Kvm:
                 return seen(there)
             try:
                 await self._make(spec, host, there)
-            except (RuntimeFault, OSError) as error:
+            except (RuntimeFault, Gone, OSError) as error:
                 fault = making.fault(spec.id, error)
                 if not isinstance(fault, (Unavailable, Conflict)):
                     await self._remove(spec.id)

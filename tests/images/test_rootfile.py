@@ -40,15 +40,8 @@ def seen(root: Path) -> dict[str, tuple[object, ...]]:
     found: dict[str, tuple[object, ...]] = {}
     for path in root.rglob("*"):
         status = path.lstat()
-        if path.name != "lost+found":
-            content = path.read_bytes() if stat.S_ISREG(status.st_mode) else None
-            found[str(path.relative_to(root))] = (
-                status.st_mode,
-                status.st_uid,
-                status.st_gid,
-                status.st_nlink,
-                content,
-            )
+        content = path.read_bytes() if stat.S_ISREG(status.st_mode) else None
+        found[str(path.relative_to(root))] = (status.st_mode, status.st_uid, status.st_gid, status.st_nlink, content)
     return found
 
 
@@ -58,15 +51,12 @@ def test_the_file_holds_the_tree_as_it_is_and_mounts_read_only(tmp_path: Path, r
     place.mkdir()
     subprocess.run(["mount", "-o", "loop,ro", str(path), str(place)], check=True)
     try:
-        assert seen(place) == {
-            name: (mode, uid, gid, links + (1 if name == "." else 0), content)
-            for name, (mode, uid, gid, links, content) in seen(root.path).items()
-        }
+        assert seen(place) == seen(root.path)
         assert os.getxattr(place / "ping", "user.note") == b"kept"
     finally:
         subprocess.run(["umount", str(place)], check=True)
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    assert subprocess.run(["e2fsck", "-fn", str(path)], capture_output=True).returncode == 0
+    assert path.stat().st_blocks * 512 < 100_000_000 < path.stat().st_size, "free space takes space on the host"
 
 
 def test_it_is_made_once_and_counts_its_uses(tmp_path: Path, root: Root) -> None:

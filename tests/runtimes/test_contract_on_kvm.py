@@ -49,7 +49,7 @@ def told(libvirt_engine, micro_kit: Kit, busybox_root: Path) -> Iterator[Callabl
 
     async def row(number: int) -> None:
         directory = libvirt_engine.directory / f"bench{number}"
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
         context = kvm_context(libvirt_engine.settings, directory, image, boot)
         async for result in run(context, CHECKS[number::ROWS]):
             results[result.check.name].set_result(result)

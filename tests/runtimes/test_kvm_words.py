@@ -1,5 +1,9 @@
 """What the KVM runtime says to libvirt and to guests, and what it makes of their answers. No engine."""
 
+import os
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree as ET
@@ -79,8 +83,6 @@ def document(spec: Spec, *, accelerated: bool = False) -> str:
 @pytest.mark.parametrize("accelerated", [False, True], ids=["emulated", "kvm"])
 def test_the_domain_of_a_spec_is_the_golden_one(name: str, accelerated: bool) -> None:
     """After a change that is meant: write the new documents with `LMD_GOLDEN=write`, and read the difference."""
-    import os
-
     path = GOLDEN / f"{name}-{'kvm' if accelerated else 'emulated'}.xml"
     made = document(SPECS[name], accelerated=accelerated)
     if os.environ.get("LMD_GOLDEN") == "write":
@@ -276,3 +278,29 @@ async def test_a_host_without_a_running_libvirt_is_told_what_to_type(
         await runtime.aclose()
     assert (probe.health, probe.reason) == (Health.MISSING, said)
     assert probe.remedy.startswith(typed)
+
+
+def test_a_process_ends_although_a_libvirt_hangs_while_it_is_opened(short_tmp: Path) -> None:
+    path = short_tmp / "hangs.sock"
+    script = f"""
+import asyncio
+from runtimes.contract import Unavailable
+from runtimes.kvm.engine import Engine
+
+async def main():
+    engine = Engine("qemu:///system?socket={path}", workers=2, seconds=0.3)
+    said = []
+    for _ in range(3):
+        try:
+            await engine.call(lambda connection: None, "do something")
+        except Unavailable as error:
+            said.append(str(error))
+    assert "within 0.3 s" in said[0] and "2 calls hang" in said[2], said
+
+asyncio.run(main())
+"""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(16)
+        subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    path.unlink()

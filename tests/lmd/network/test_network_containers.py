@@ -1,5 +1,8 @@
 """Containers in the factory's network, by `lm run` on a host that has nothing of it yet."""
 
+import os
+from typing import IO
+
 from lmd.metadata import launch
 
 
@@ -27,6 +30,39 @@ put shutdown_message "200 Success by HTTP" | grep 201
     assert (host.home / "work/out/joboutputs/result").read_text() == "42"
     assert launch.serving(host.run_dir), "the server outlives the run"
     assert not any((host.home / "state/machines").iterdir())
+
+
+def test_a_killed_server_and_a_lost_bridge_are_back_while_the_machine_runs(host) -> None:
+    script = """
+trap 'exit 0' TERM
+while :; do
+    timeout 2 wget -q -O - http://169.254.169.254/latest/meta-data/ami-id >/dev/null && echo answered || echo silent
+    sleep 0.2
+done
+"""
+    running = host.start("run", host.machinetype("long", script), "--grace", "1")
+    assert running.stdout
+    try:
+        _until(running.stdout, "answered")
+        os.kill(host.server(), 9)
+        _until(running.stdout, "has been mended")
+        _until(running.stdout, "answered")
+        host.run("ip", "link", "del", "lmd0")
+        _until(running.stdout, "has been mended")
+        _until(running.stdout, "answered")
+    finally:
+        running.terminate()
+        running.communicate(timeout=40)
+    assert running.returncode == 15
+
+
+def _until(stream: IO[str], word: str) -> str:
+    """What is said up to a line that holds the word; the test's time limit ends what never comes."""
+    said = ""
+    while word not in (line := stream.readline()):
+        assert line, said
+        said += line
+    return said + line
 
 
 def test_the_patterns_of_user_data_are_urls_in_the_http_form(host) -> None:
