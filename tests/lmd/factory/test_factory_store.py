@@ -117,10 +117,10 @@ async def test_a_database_that_is_damaged_under_the_daemon_is_written_anew(
 
 
 @pytest.fixture
-def small_disk(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A file system of two megabytes, which the decision takes for a large one."""
     monkeypatch.setattr("lmd.factory.facts.shutil.disk_usage", lambda _: SimpleNamespace(free=10**12))
-    path = short_tmp / "small"
+    path = tmp_path / "small"
     path.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(path)], check=True)
     yield path
