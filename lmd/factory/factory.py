@@ -499,7 +499,8 @@ class Factory:
     def _go_beside(self) -> None:
         """What has its own rhythm, and wakes the loop only if it finds something."""
         self._beside("sweep", self._sweeper.rest, self._sweep)
-        self._beside("budget", READ_SECONDS, self._count)
+        fixed = not isinstance(self.config.settings.total_processors, (str, tuple))
+        self._beside("budget", TIDY_SECONDS if fixed else READ_SECONDS, self._count)
         self._beside("tidy", TIDY_SECONDS, self._tidy)
         self._beside("mend", TICK_SECONDS, self.ledger.mend)
 

@@ -103,13 +103,15 @@ class Ledger:
         statements += [self._warning(key) for key in changed]
         try:
             await self.store.write(statements)
-        except StoreFault as fault:
+        except BaseException as error:  # also of one who was cancelled while he waited
             self._dirty |= rows
             self._dirty_keys |= keys
             self.warnings.changed |= changed
             self.events.unsaved.extendleft(reversed(events))
-            self.fault = fault
-            self.warnings.raised(Kind.STORE, "", f"{fault}; nothing new is started until it can be written")
+            if not isinstance(error, StoreFault):
+                raise
+            self.fault = error
+            self.warnings.raised(Kind.STORE, "", f"{error}; nothing new is started until it can be written")
             return False
         return self.fault is None
 

@@ -15,9 +15,9 @@ from lmd.machine.supervise import Heartbeat
 from runtimes.contract import State
 
 SHORTEST = 2.0
-SHARE = 100.0
+SHARE = 400.0
 LONGEST = 120.0
-"""Seconds between two sweeps: so many that they take a hundredth of a core, within these limits."""
+"""Seconds between two sweeps: so many that they take a four-hundredth of a core, within these limits."""
 
 
 @dataclass(slots=True)
