@@ -39,8 +39,6 @@ def host(lm, repository: tuple[str, Path]) -> Iterator[object]:
     with (lm.home / "config/lmd.toml").open("a") as file:
         file.write(text)
     yield lm
-    for machine in lm.machines():
-        lm("destroy", machine["id"])
     assert until(lambda: not left(lm.home)), left(lm.home)
 
 
