@@ -50,6 +50,9 @@ bench: $(VENV)/tools
 	$(VENV)/bin/python bench/daemon.py
 	$(VENV)/bin/python bench/many.py
 	$(VENV)/bin/python bench/metadata.py
+	$(VENV)/bin/python bench/decide.py
+	$(VENV)/bin/python bench/decision_figures.py
+	$(VENV)/bin/python bench/idle.py
 	$(VENV)/bin/python bench/kvm.py
 	@packaging/debian-packages bench
 	$(VENV)/bin/python bench/cvmfs_figures.py

@@ -58,6 +58,8 @@ def docker() -> Iterator[Settings]:
     finally:
         daemon.terminate()
         daemon.wait(60)
+        for group in Path("/sys/fs/cgroup").glob("*/lmd-bench"):
+            group.rmdir()
         shutil.rmtree(directory, ignore_errors=True)
 
 

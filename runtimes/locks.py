@@ -11,12 +11,17 @@ from pathlib import Path
 
 from runtimes.contract import Unavailable
 
+
+class Held(Unavailable):
+    """Another holds the lock."""
+
+
 _FLOCK = struct.Struct("hhqqi4x")
 
 
 @asynccontextmanager
 async def held(path: Path, key: str, *, seconds: float = 60.0) -> AsyncIterator[None]:
-    """Hold the lock `key` in the file `path`. Raises `Unavailable` if another holds it for longer than `seconds`.
+    """Hold the lock `key` in the file `path`. Raises `Held` if another holds it for longer than `seconds`.
 
     Open-file-description locks: two holders within one process exclude each other too.
     """
@@ -32,9 +37,7 @@ async def held(path: Path, key: str, *, seconds: float = 60.0) -> AsyncIterator[
                 break
             except OSError as error:
                 if asyncio.get_running_loop().time() > deadline:
-                    raise Unavailable(
-                        f"{path}: another process has held the lock for {key} for {seconds:g} s"
-                    ) from error
+                    raise Held(f"{path}: another process has held the lock for {key} for {seconds:g} s") from error
                 await asyncio.sleep(0.02)
         yield
     finally:

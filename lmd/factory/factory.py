@@ -95,6 +95,8 @@ class Factory:
         self._side: dict[str, asyncio.Task[None]] = {}
         self._opened = self._skew = 0.0
         self._pass_cost = 0.0
+        self._passed = float("-inf")
+        self._stirred = True
         self._counted = False
 
     async def open(self) -> None:
@@ -127,14 +129,21 @@ class Factory:
             self._wake.clear()
             began = self.clocks.boot()
             try:
-                await self.one_pass()
+                if self._stirred or began - self._passed >= TICK_SECONDS:
+                    self._passed = began
+                    await self.one_pass()
+                else:
+                    self._go_beside()
             except Exception as error:
                 self._failed("", error)
                 await asyncio.sleep(1)
             self._pass_cost = self.clocks.boot() - began
-            with suppress(TimeoutError):
+            self._stirred = True
+            try:
                 async with asyncio.timeout(self._until_next()):
                     await self._wake.wait()
+            except TimeoutError:
+                self._stirred = self._due_now()
             await asyncio.sleep(min(0.2, 2 * self._pass_cost))  # most of the time is for the acts
 
     def end(self) -> None:
@@ -166,10 +175,7 @@ class Factory:
             engine.catch_up()
         self._take(self._join())
         self._tend()
-        self._beside("sweep", self._sweeper.rest, self._sweep)
-        self._beside("budget", READ_SECONDS, self._count)
-        self._beside("tidy", TIDY_SECONDS, self._tidy)
-        self._beside("mend", TICK_SECONDS, self.ledger.mend)
+        self._go_beside()
         await self._decide()
         await self.ledger.flush()
 
@@ -489,6 +495,21 @@ class Factory:
         return True
 
     # Beside the loop
+
+    def _go_beside(self) -> None:
+        """What has its own rhythm, and wakes the loop only if it finds something."""
+        self._beside("sweep", self._sweeper.rest, self._sweep)
+        self._beside("budget", READ_SECONDS, self._count)
+        self._beside("tidy", TIDY_SECONDS, self._tidy)
+        self._beside("mend", TICK_SECONDS, self.ledger.mend)
+
+    def _due_now(self) -> bool:
+        """Whether the time of a machine, or of another try, has come."""
+        now = self.clocks.boot()
+        kills = any(row.kill is not None and row.kill - SHORT_GRACE <= now for row in self.ledger.live())
+        notices = any(row.moved is not None and row.why is None for row in self.ledger.live())
+        retry = self._actors.next_try()
+        return kills or notices or (retry is not None and retry <= now)
 
     def _beside(self, name: str, rest: float, work: Callable[[], Any]) -> None:
         """Run `work` in the background, `rest` seconds after its last end, never twice at the same time."""

@@ -7,8 +7,12 @@ MOST_CONNECTIONS = 8192
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Times in seconds. Beyond `connections` a caller's new ones are closed; beyond `per_second` requests, after a
-    `burst`, its requests wait. Bodies may pause for `stall` and must on average keep up with `least_bytes` a second."""
+    """Times in seconds.
+
+    Beyond `connections` a caller's new ones are closed; beyond `per_second` requests, after a `burst`, its requests
+    wait. Bodies may pause for `stall`, as the output of a slow command does that is sent as it comes, and must on
+    average keep up with `least_bytes` a second.
+    """
 
     connections: int = 48
     all_connections: int = MOST_CONNECTIONS
@@ -16,7 +20,7 @@ class Limits:
     burst: float = 400.0
     uploads: int = 4
     idle: float = 15.0
-    stall: float = 20.0
+    stall: float = 300.0
     least_bytes: float = 4096.0
 
 

@@ -61,7 +61,7 @@ def _contradiction(kind: TypeRules) -> str:
     if not 1 <= kind.min_processors <= kind.max_processors:
         return f"min_processors {kind.min_processors} and max_processors {kind.max_processors} contradict each other"
     low, high = kind.min_wallclock_seconds, kind.max_wallclock_seconds
-    if not (0 <= low <= high and 0 < high < 1e12):
+    if not (0 <= low <= high and 1 <= high < 1e12):
         return f"min_wallclock_seconds {low:g} and max_wallclock_seconds {high:g} contradict each other"
     times = (kind.backoff_seconds, kind.fizzle_seconds, kind.grace_secs)
     if not all(0 <= seconds < 1e12 for seconds in times):

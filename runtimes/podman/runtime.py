@@ -1,7 +1,9 @@
 """The Podman runtime: what Podman's interface has of its own, above `runtimes.containers`."""
 
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +17,7 @@ from runtimes.containers.stamp import LABEL, same, volume_name
 from runtimes.contract import (
     Capabilities,
     Conflict,
+    Exhausted,
     Health,
     Image,
     Limit,
@@ -28,7 +31,7 @@ from runtimes.contract import (
     Unavailable,
 )
 from runtimes.idranges import IdRange
-from runtimes.locks import held
+from runtimes.locks import Held, held
 from runtimes.podman import body, capabilities, host, images, network, service, unshared
 from runtimes.podman.console import plain
 from runtimes.podman.engine import PodmanEngine
@@ -45,6 +48,7 @@ class Podman(Containers):
         super().__init__(settings)
         self._fuse = ""
         self._greatest: tuple[int, int] | None = None
+        self._taken: frozenset[int] = frozenset()
 
     async def probe(self) -> Probe:
         """Healthy with capabilities; missing with the line to type; unhealthy with what Podman said."""
@@ -144,11 +148,10 @@ class Podman(Containers):
         if self._greatest is None:
             self._greatest = await engine.run(greatest, engine.socket)
         nofile, nproc = self._greatest
-        async with held(self._locks, "user ids"):
-            listed = await self._listed(engine)
-            if same(spec, [c.get("Labels") for c in listed]):
+        async with AsyncExitStack() as stack:
+            ids = await self._own_ids(engine, stack) if own_ids else None
+            if await self._there(engine, spec):
                 return engine.answer(200, None)
-            ids = self._free_ids(listed) if own_ids else None
             await engine.run(give, spec, ids.first if ids else 0)
             request = body.create_body(
                 spec,
@@ -164,15 +167,39 @@ class Podman(Containers):
             return await engine.call("POST", "/containers/create", body=request, seconds=120.0)
 
     async def _there(self, engine: Engine, spec: Spec) -> bool:
-        return same(spec, [c.get("Labels") for c in await self._listed(engine)])
+        found = await self._inspect(engine, spec.id)
+        return bool(found) and same(spec, [found["Config"].get("Labels")])
 
-    def _free_ids(self, listed: Sequence[Any]) -> IdRange:
+    async def _own_ids(self, engine: Engine, stack: AsyncExitStack) -> IdRange:
+        """A range that no machine has, and that nobody else takes until `stack` is closed: each has a lock of its own,
+        so that many machines are made at the same time."""
+        busy: set[int] = set()
+        while True:
+            try:
+                ids = self._free_ids(self._taken | busy)
+            except Exhausted:  # some may have gone since the last look
+                self._taken = _first_uids(await self._listed(engine))
+                ids = self._free_ids(self._taken | busy)
+            try:
+                lock = held(self._locks, f"user ids {ids.first}", seconds=0)
+                async with AsyncExitStack() as trial:
+                    await trial.enter_async_context(lock)
+                    filters = json.dumps({"label": [f"{LABEL}uid={ids.first}"]})
+                    free = not await self._listed(engine, all=True, filters=filters)
+                    if free:
+                        self._taken |= {ids.first}
+                        stack.push_async_exit(trial.pop_all())
+                        return ids
+                    self._taken = _first_uids(await self._listed(engine))
+            except Held:
+                busy.add(ids.first)
+
+    def _free_ids(self, taken: Collection[int]) -> IdRange:
         options = self.settings.options
         available = idranges.pool(
             int(options.get("first_uid", idranges.DEFAULT_FIRST)), int(options.get("uid_count", idranges.DEFAULT_COUNT))
         )
-        uids = (c["Labels"].get(f"{LABEL}uid", "") for c in listed)
-        return idranges.free_range(available, {int(uid) for uid in uids if uid.isdecimal()}, host.subordinate())
+        return idranges.free_range(available, taken, host.subordinate())
 
     async def _run(self, engine: Engine, spec: Spec) -> Any:
         if spec.before_start:
@@ -192,3 +219,9 @@ class Podman(Containers):
         prefix = volume_name(machine_id, 0)[:-1]
         listed = [str(v["Name"]) for v in await self._get(engine, "/volumes/json") or ()]
         return [name for name in listed if name.startswith(prefix) and name.removeprefix(prefix).isdecimal()]
+
+
+def _first_uids(listed: Sequence[Any]) -> frozenset[int]:
+    """The first host user ids of the machines in a listing."""
+    uids = (c["Labels"].get(f"{LABEL}uid", "") for c in listed)
+    return frozenset(int(uid) for uid in uids if uid.isdecimal())

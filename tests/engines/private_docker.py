@@ -191,13 +191,13 @@ class PrivateDocker:
         return [container["Names"][0] for container in listed]
 
     def _remove_groups(self) -> None:
-        where = cgroups.mounts()
-        for root in {*where.v1.values(), *([where.v2] if where.v2 else [])}:
-            for path in sorted((root / self.group).rglob("*/"), reverse=True):
-                with suppress(OSError):
+        where, last = cgroups.mounts(), time.monotonic() + 5
+        groups = [root / self.group for root in {*where.v1.values(), *([where.v2] if where.v2 else [])}]
+        while (left := [group for group in groups if group.exists()]) and time.monotonic() < last:
+            for path in (one for group in left for one in [*sorted(group.rglob("*/"), reverse=True), group]):
+                with suppress(OSError):  # the kernel may still be at the end of a process
                     path.rmdir()
-            with suppress(OSError):
-                (root / self.group).rmdir()
+            time.sleep(0.02)
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -39,9 +40,14 @@ def host(lm, repository: tuple[str, Path]) -> Iterator[object]:
     with (lm.home / "config/lmd.toml").open("a") as file:
         file.write(text)
     yield lm
-    for machine in lm.machines():
-        lm("destroy", machine["id"])
-    assert until(lambda: not left(lm.home)), left(lm.home)
+    try:
+        assert until(lambda: not left(lm.home)), left(lm.home)
+    finally:  # a test that fails may have stopped one
+        for pid in servers(lm.home):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for line in reversed([line for line in left(lm.home) if " - " in line]):
+            subprocess.run(["umount", "-l", line.split()[4]], check=False)
 
 
 def until(condition: Callable[[], object], seconds: float = 20) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from factory_ground import config, machinetype, rows, running, until
 
+from lmd.config.models import Cvmfs
 from lmd.environment.outcome import Why
 from lmd.factory.rows import Phase
 from runtimes.contract import EndReason
@@ -225,3 +226,14 @@ async def test_a_zombie_of_a_finished_machine_is_cleaned_up(site) -> None:
         factory.engines["fake"].look()
         await until(lambda: site.engine.get(row.id) is None)
         assert factory.ledger.rows[row.id].phase is Phase.FINISHED
+
+
+async def test_a_repository_that_cannot_be_had_stops_only_the_types_that_name_it(site) -> None:
+    broken = machinetype("needs-it", max_processors=1, cvmfs_repositories=("none.example.org",))
+    configured = config(broken, machinetype("plain", max_processors=1), total=2)
+    cvmfs = Cvmfs(provider="embedded", server_url=("http://127.0.0.1:9/@fqrn@",), public_key=("/none.pub",))
+    async with site.running(replace(configured, cvmfs=cvmfs)) as factory:
+        waits = await until(lambda: factory.ledger.backoffs.get("needs-it"))
+        assert "CernVM-FS repository none.example.org: public key /none.pub" in waits["reason"]
+        await until(lambda: [row for row in rows(factory, Phase.RUNNING) if row.machinetype == "plain"])
+        assert not [row for row in rows(factory, Phase.RUNNING) if row.machinetype == "needs-it"]

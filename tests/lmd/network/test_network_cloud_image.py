@@ -21,7 +21,6 @@ date | put heartbeat
 cloud-init query --format '{{ds.meta_data.uuid or ds.meta_data["instance-id"]}}' | put query
 cloud-init query v1.instance_id | put id
 cloud-init query v1.cloud_name | put cloud
-cat /run/cloud-init/result.json | put result
 curl -sf "$features/total_cpu" | put total_cpu
 curl -sf -6 "http://[fd00:ec2::254]/latest/meta-data/instance-id" | put id6
 df --output=size -B1 / | tail -1 | put root_bytes
@@ -29,6 +28,7 @@ findmnt -n -o FSTYPE /sys/fs/cgroup | put cgroup
 (
     while ! cloud-init status | grep -q 'status: done\\|status: error'; do sleep 1; done
     cloud-init status --long | put status
+    put result </run/cloud-init/result.json
     grep -a WARN /var/log/cloud-init.log | put warnings
     put said </var/tmp/said
     echo "200 Success of a cloud image" | put shutdown_message

@@ -41,7 +41,7 @@ behaviours = st.builds(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.dictionaries(st.sampled_from(["one", "two", "eight", "filler", "idle"]), behaviours), st.integers(1, 3))
 def test_in_any_scenario_no_budget_is_exceeded_and_all_time_is_accounted_for(
     types: dict[str, Behaviour], count: int
@@ -57,7 +57,7 @@ def test_in_any_scenario_no_budget_is_exceeded_and_all_time_is_accounted_for(
     assert spent == pytest.approx(sum(sum(day.values()) for day in tally.work.values()), rel=1e-6)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.lists(st.sampled_from([1.0, 2.0, 3.0, 5.0]), min_size=2, max_size=4), st.integers(0, 1000))
 def test_shares_are_met(shares: list[float], seed: int) -> None:
     kinds = [replace(ONE, name=f"t{number}", target_share=share) for number, share in enumerate(shares)]

@@ -261,3 +261,21 @@ def test_a_type_too_large_for_the_factory_is_told_so() -> None:
     decision = decide(T0, here(8), [], Space(), [kind("wide", low=16)], Rules(processors_per_superslot=64))
     assert why(decision, "wide") is Code.TOO_LARGE
     assert len(begun(decide(T0, here(8), [], Space(), [kind("a")], Rules(processors_per_superslot=64)))) == 8
+
+
+def test_a_thousand_types_on_a_thousand_processors_are_one_pass() -> None:
+    kinds = [
+        replace(kind(f"t{n}", 1.0 + n % 7, low=1 + n % 3), max_processors=8, interruptible=n % 2 == 0)
+        for n in range(1000)
+    ]
+    known = [running(n, f"t{n}", T0 + DAY + n) for n in range(512)]
+    decision = decide(T0, here(1024), known, Space(), kinds, Rules(processors_per_superslot=8))
+    assert sum(start.processors for start in decision.starts) == 512
+    assert len(decision.refusals) == 1000
+
+
+@pytest.mark.parametrize("share", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_share_that_is_no_share_starts_nothing(share: float) -> None:
+    decision = decide(T0, here(4), [], Space(), [kind("a", share), kind("b", 1e300)], Rules())
+    assert begun(decision) == ["b"] * 4
+    assert why(decision, "a") is Code.NO_SHARE
