@@ -250,6 +250,7 @@ def main() -> None:
     parser.add_argument("--machines", type=int, default=64)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # nothing is left behind then either
     figures: dict[str, dict[str, object]] = {}
     for name in arguments.what or ["fake", "adopt", "idle", "podman"]:
         work = {"fake": lambda: asyncio.run(fake()), "adopt": lambda: asyncio.run(adopt()), "idle": idle}

@@ -86,6 +86,7 @@ class Factory:
         self._wake = asyncio.Event()
         self._ended = False
         self._actors = Actors(self.clocks, self._wake.set, self._failed)
+        self._needs: dict[str, tuple[MachineType, Spec | None]] = {}
         self._ready = Ready(
             lambda: self.config, self.places, self.clocks, self._wake.set, lambda text: self._say("image", text=text)
         )
@@ -95,6 +96,8 @@ class Factory:
         self._side: dict[str, asyncio.Task[None]] = {}
         self._opened = self._skew = 0.0
         self._pass_cost = 0.0
+        self._passed = float("-inf")
+        self._stirred = True
         self._counted = False
 
     async def open(self) -> None:
@@ -127,14 +130,21 @@ class Factory:
             self._wake.clear()
             began = self.clocks.boot()
             try:
-                await self.one_pass()
+                if self._stirred or began - self._passed >= TICK_SECONDS:
+                    self._passed = began
+                    await self.one_pass()
+                else:
+                    self._go_beside()
             except Exception as error:
                 self._failed("", error)
                 await asyncio.sleep(1)
             self._pass_cost = self.clocks.boot() - began
-            with suppress(TimeoutError):
+            self._stirred = True
+            try:
                 async with asyncio.timeout(self._until_next()):
                     await self._wake.wait()
+            except TimeoutError:
+                self._stirred = self._due_now()
             await asyncio.sleep(min(0.2, 2 * self._pass_cost))  # most of the time is for the acts
 
     def end(self) -> None:
@@ -166,10 +176,7 @@ class Factory:
             engine.catch_up()
         self._take(self._join())
         self._tend()
-        self._beside("sweep", self._sweeper.rest, self._sweep)
-        self._beside("budget", READ_SECONDS, self._count)
-        self._beside("tidy", TIDY_SECONDS, self._tidy)
-        self._beside("mend", TICK_SECONDS, self.ledger.mend)
+        self._go_beside()
         await self._decide()
         await self.ledger.flush()
 
@@ -430,13 +437,20 @@ class Factory:
         if backoff and 0 < backoff["until"] - self.clocks.wall() <= backoff["seconds"]:
             return f"machines of it cannot be started: {backoff['reason']}"
         names = engines.fitting(type_)
-        wanted = needed(type_)
+        wanted = self._needed(type_)
         problems = {name: self._unfit(name, type_, wanted) for name in names}
         usable = [name for name in names if not problems[name]]
         if not usable:
             return f"no runtime for it is available: {'; '.join(f'{n}: {problems[n]}' for n in names)}"
         image = self._ready.image(type_, self.engines[usable[0]].runtime)
         return image if isinstance(image, str) else (usable[0], image)
+
+    def _needed(self, type_: MachineType) -> Spec | None:
+        """What a type asks of a runtime, found out once for each configuration."""
+        kept = self._needs.get(type_.name)
+        if kept is None or kept[0] is not type_:
+            kept = self._needs[type_.name] = (type_, needed(type_))
+        return kept[1]
 
     def _unfit(self, name: str, type_: MachineType, wanted: Spec | None) -> str:
         """Why a runtime cannot be asked for a machine of this type now; "" if it can."""
@@ -489,6 +503,21 @@ class Factory:
         return True
 
     # Beside the loop
+
+    def _go_beside(self) -> None:
+        """What has its own rhythm, and wakes the loop only if it finds something."""
+        self._beside("sweep", self._sweeper.rest, self._sweep)
+        self._beside("budget", READ_SECONDS, self._count)
+        self._beside("tidy", TIDY_SECONDS, self._tidy)
+        self._beside("mend", TICK_SECONDS, self.ledger.mend)
+
+    def _due_now(self) -> bool:
+        """Whether the time of a machine, or of another try, has come."""
+        now = self.clocks.boot()
+        kills = any(row.kill is not None and row.kill - SHORT_GRACE <= now for row in self.ledger.live())
+        notices = any(row.moved is not None and row.why is None for row in self.ledger.live())
+        retry = self._actors.next_try()
+        return kills or notices or (retry is not None and retry <= now)
 
     def _beside(self, name: str, rest: float, work: Callable[[], Any]) -> None:
         """Run `work` in the background, `rest` seconds after its last end, never twice at the same time."""

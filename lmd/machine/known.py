@@ -138,12 +138,12 @@ async def known(config: Config, places: Places, names: Sequence[str]) -> tuple[l
 
     A runtime that is not installed and runs nothing of ours is no problem: its answer stays in the second list.
     """
-    directories = {d.path.name: (d, *_read(d)) for d in found(places.machines)}
+    directories = {d.path.name: (d, *read(d)) for d in found(places.machines)}
     answers = await engines.listed(names, config, places)
     return join(answers, directories), answers
 
 
-def _read(directory: Directory) -> tuple[Record | str, bool]:
+def read(directory: Directory) -> tuple[Record | str, bool]:
     """The record or what is wrong with it, and whether somebody looks after the machine (or is just making it)."""
     try:
         record = directory.load()

@@ -11,12 +11,16 @@ from typing import Any
 from aiohttp import web
 from pydantic import Field
 
+from lmd.engines import Answer
+from lmd.environment.directory import Record
+from lmd.environment.directory import found as directory_found
 from lmd.factory.api import shown
 from lmd.factory.api.endpoints import Body, Caller, Endpoint, Problem
 from lmd.factory.events import TooSlow
 from lmd.factory.factory import DRAIN, HOST_SHUTDOWN, Factory
 from lmd.factory.orders import NotPossible, Orders
 from lmd.factory.rows import Row
+from lmd.machine import known
 from runtimes.contract import ConsoleChunk, Exec, Logs, Runtime
 
 EXEC_SECONDS = 600.0
@@ -129,8 +133,8 @@ class Asked:
 
     async def machines(self, request: web.Request, caller: Caller, body: Any) -> list[dict[str, Any]]:
         rows = [row for row in self._factory.ledger.rows.values() if row.live or request.query.get("all")]
-        found = [self._shown(row) for row in rows] + [shown.other(seen) for seen in self._factory.others()]
-        return sorted(found, key=lambda one: (one["created"], one["id"]))
+        found = [self._shown(row) for row in rows] + await asyncio.to_thread(self._others)
+        return sorted(found, key=lambda one: (one["created"] or 0.0, one["id"]))
 
     async def machine(self, request: web.Request, caller: Caller, body: Any) -> dict[str, Any]:
         wanted = request.match_info["id"]
@@ -313,6 +317,19 @@ class Asked:
         silent = engine.observation.problem if engine and engine.observation else ""
         usage = engine.usage.get(row.id) if engine else None
         return shown.machine(row, self._factory.acts.directory(row.id), usage, silent=silent)
+
+    def _others(self) -> list[dict[str, Any]]:
+        """The machines of `lm run`s and of other factories, as `lm ps` shows them without a daemon; and what killed
+        `lm run`s have left."""
+        factory = self._factory
+        answers = [Answer(name, [s for s in factory.others() if s.runtime == name]) for name in factory.engines]
+        mine, directories = dict(factory.ledger.rows), {}
+        for directory in directory_found(factory.places.machines):
+            if directory.path.name not in mine:
+                record, alive = known.read(directory)
+                if not isinstance(record, Record) or record.owner != factory.owner:
+                    directories[directory.path.name] = (directory, record, alive)
+        return [one.plain() for one in known.join(answers, directories)]
 
     def _own(self, name: str) -> Row:
         row = self._factory.ledger.rows.get(name)

@@ -6,6 +6,7 @@ import subprocess
 import time
 
 import pytest
+from factory_ground import LM
 
 TYPE = """
 [settings]
@@ -162,3 +163,30 @@ def test_a_broken_configuration_at_the_start_leaves_no_machine_alone(lmd) -> Non
     assert "configuration:" in lmd("warnings").stdout
     time.sleep(0.3)
     assert lmd("stop", "--grace", "0", sorted(before)[0]).returncode == 0
+
+
+def test_machines_of_lm_run_are_listed_with_those_of_the_daemon(lmd) -> None:
+    lmd.running(2)
+    (lmd.home / "mine.toml").write_text(
+        TYPE[TYPE.index("[machinetypes") :]
+        .replace("machinetypes.work", "machinetypes.mine")
+        .replace("target_share", "#")
+    )
+    run = subprocess.Popen(
+        [*LM, "run", "mine.toml", "-o", "out"],
+        env=lmd.environment,
+        cwd=lmd.home,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        theirs = lmd.until(lambda: [one for one in lmd.machines() if one["machinetype"] == "mine"])[0]
+        assert (theirs["owner"][:4], theirs["orphaned"]) == ("run:", False)
+        run.kill()
+        run.wait()
+        lmd.until(lambda: [one for one in lmd.machines() if one["machinetype"] == "mine" and one["orphaned"]])
+        assert lmd("destroy", theirs["id"]).returncode == 0
+        lmd.until(lambda: {one["machinetype"] for one in lmd.machines()} == {"work"})
+    finally:
+        run.kill()
+        run.wait()
