@@ -132,6 +132,7 @@ class Embedded:
     def remount(self, repository: str, holder: int) -> Path:
         """See Provider."""
         check_repository_name(repository)
+        kill_server(self.pid_file(repository))  # first: one that was stopped may hold the lock of the leases
         with held(self.base / "leases" / repository):
             self._end(repository, "remount was asked for")
         where = self.ensure(repository, holder)

@@ -86,6 +86,7 @@ class Factory:
         self._wake = asyncio.Event()
         self._ended = False
         self._actors = Actors(self.clocks, self._wake.set, self._failed)
+        self._needs: dict[str, tuple[MachineType, Spec | None]] = {}
         self._ready = Ready(
             lambda: self.config, self.places, self.clocks, self._wake.set, lambda text: self._say("image", text=text)
         )
@@ -436,13 +437,20 @@ class Factory:
         if backoff and 0 < backoff["until"] - self.clocks.wall() <= backoff["seconds"]:
             return f"machines of it cannot be started: {backoff['reason']}"
         names = engines.fitting(type_)
-        wanted = needed(type_)
+        wanted = self._needed(type_)
         problems = {name: self._unfit(name, type_, wanted) for name in names}
         usable = [name for name in names if not problems[name]]
         if not usable:
             return f"no runtime for it is available: {'; '.join(f'{n}: {problems[n]}' for n in names)}"
         image = self._ready.image(type_, self.engines[usable[0]].runtime)
         return image if isinstance(image, str) else (usable[0], image)
+
+    def _needed(self, type_: MachineType) -> Spec | None:
+        """What a type asks of a runtime, found out once for each configuration."""
+        kept = self._needs.get(type_.name)
+        if kept is None or kept[0] is not type_:
+            kept = self._needs[type_.name] = (type_, needed(type_))
+        return kept[1]
 
     def _unfit(self, name: str, type_: MachineType, wanted: Spec | None) -> str:
         """Why a runtime cannot be asked for a machine of this type now; "" if it can."""

@@ -156,11 +156,14 @@ def _outer(limits: Limits) -> Limits:
 
 def needed(type_: MachineType) -> Spec | None:
     """What a runtime would be asked for the smallest machine of a type, before anything is made for it: to choose the
-    runtime by. None for virtual machines, whose images are made to fit."""
+    runtime by. Looks at a file of the image. None for virtual machines, whose images are made to fit."""
     if type_.isolation != "container":
         return None
     built = type_.root_image.startswith("lmd:")
-    kind, location = (ImageKind.OCI_ARCHIVE, "") if built else image_kind(type_.root_image)
+    try:
+        kind, location = (ImageKind.OCI_ARCHIVE, "") if built else image_kind(type_.root_image)
+    except ValueError:  # what is wrong with the image is said where it is looked for
+        kind, location = ImageKind.REFERENCE, ""
     plan = Plan(
         id="needed",
         owner="",

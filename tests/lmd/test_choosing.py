@@ -1,6 +1,9 @@
 """`runtime = "auto"`: the first that works and has what the type needs, with the reason; no engine is asked here."""
 
 from lmd.choosing import Offer, offer, why
+from lmd.config.load import machinetype
+from lmd.config.models import Policy, Settings
+from lmd.machine.spec import needed
 from runtimes.contract import Capabilities, Health, Image, ImageKind, Limit, Limits, Network, Probe, Spec
 
 CAN = Capabilities(
@@ -48,3 +51,12 @@ def test_one_that_is_missing_says_what_to_type() -> None:
 
 def test_one_of_another_isolation_is_passed_over() -> None:
     assert 'isolation "vm"' in offer("podman", WORKS, plain(), "vm").problem
+
+
+def test_what_a_type_needs_is_known_before_anything_is_made_for_it() -> None:
+    table = {"root_image": "/nowhere", "entrypoint": ["/x"], "nested_containers": True, "network": "lmd"}
+    made, wrong = machinetype("t", table, Settings(space="s"), Policy(nested_containers=True))
+    assert made is not None, wrong
+    wanted = needed(made)
+    assert wanted is not None
+    assert offer("podman", WORKS, wanted, made.isolation).lacking == ("nested containers",)

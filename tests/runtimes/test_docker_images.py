@@ -114,16 +114,19 @@ async def test_an_image_is_pulled_once_whoever_asks_together_and_marked_as_ours(
 
 
 async def test_a_pinned_digest_is_held_to_and_a_registry_that_lies_is_found_out(
-    runtime: Docker, registry: Registry
+    runtime: Docker, registry: Registry, busybox_root: Path, tmp_path: Path
 ) -> None:
     assert await runtime.ensure(at(registry, f"@{registry.digest}")) == registry.image_id
     for name in await runtime.images():
         await runtime.remove_image(name)
     for fault in ("lies", "spoils", "refuses"):
+        # Each time another image: Docker remembers a manifest by its digest for a while after its image has gone.
+        write_oci_layout(busybox_root, tmp_path / fault, ImageConfig(labels={"fault": fault}))
+        digest = registry.add(tmp_path / fault)
         registry.fault = fault
         try:
             with pytest.raises((Rejected, Unavailable), match="docker could not pull"):
-                await runtime.ensure(at(registry, f"@{registry.digest}", pull="always"))
+                await runtime.ensure(at(registry, f"@{digest}", pull="always"))
         finally:
             registry.fault = ""
         assert await runtime.images() == {}
