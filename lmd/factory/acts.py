@@ -70,6 +70,7 @@ class Acts:
     ) -> None:
         self.ledger, self.engines, self.places, self.clocks = ledger, engines, places, clocks
         self._config = config
+        self.stopped: dict[str, float] = {}
 
     def directory(self, name: str) -> Directory:
         """Where a machine's files are, whether they are there or not."""
@@ -200,6 +201,7 @@ class Acts:
         left = max(0.0, (row.kill or 0.0) - self.clocks.boot())
         async with asyncio.timeout(left + ACT_SECONDS):
             await self.engines[row.runtime].runtime.stop(row.id, grace=left)
+        self.stopped[row.id] = self.clocks.boot()
         self.engines[row.runtime].look()
 
     async def notify(self, row: Row) -> None:
@@ -243,6 +245,7 @@ class Acts:
         recorded = await self._record(directory, ended, outcome)
         if recorded and seen is not None:
             await asyncio.to_thread(_leave_message, directory, outcome)
+        self.stopped.pop(row.id, None)
         self.ledger.set(replace(ended, started=(seen.started if seen else None) or row.started))
         if not await self.ledger.flush() and not recorded:
             raise DirectoryError(f"machine {row.id}: its outcome can be written nowhere; it is kept until it can")

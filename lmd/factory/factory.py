@@ -303,8 +303,14 @@ class Factory:
         left = (row.kill or 0.0) - now
         if row.told is None:
             self._do(row.id, partial(self.acts.tell, row))
-        elif left <= SHORT_GRACE or row.conditions.notice == "sigterm":
+        elif (left <= SHORT_GRACE or row.conditions.notice == "sigterm") and not self._just_stopped(row):
             self._do(row.id, partial(self.acts.stop, row))
+
+    def _just_stopped(self, row: Row) -> bool:
+        """Whether its engine has not been looked at since it was stopped: stopping it again would only put that off."""
+        observation = self.engines[row.runtime].observation
+        last = self.acts.stopped.get(row.id)
+        return last is not None and (observation is None or observation.began <= last)
 
     async def _sweep(self) -> None:
         rows = [row for row in self.ledger.live() if watched(row) and self._seen_here(row)]

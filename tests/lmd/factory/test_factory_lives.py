@@ -237,3 +237,19 @@ async def test_a_repository_that_cannot_be_had_stops_only_the_types_that_name_it
         assert "CernVM-FS repository none.example.org: public key /none.pub" in waits["reason"]
         await until(lambda: [row for row in rows(factory, Phase.RUNNING) if row.machinetype == "plain"])
         assert not [row for row in rows(factory, Phase.RUNNING) if row.machinetype == "needs-it"]
+
+
+async def test_a_stop_is_not_repeated_before_its_engine_was_looked_at(site) -> None:
+    async with site.running(config(machinetype("work", "deaf", "forever"), total=1)) as factory:
+        row = next(iter((await running(factory, 1)).values()))
+        factory.ledger.intend("drain", {"reason": "test"})
+        await until(lambda: not factory._actors.busy)
+        site.engine.faults = Faults(late_seconds=0.03)  # a listing takes longer than the time between two passes
+        factory.condemn(row, Why.STOPPED, "test", 0.0)
+
+        def woken() -> bool:
+            factory.wake()
+            return not factory.ledger.live()
+
+        await until(woken)
+        assert len([call for call in site.engine.calls() if call[0] == "stop.ask"]) < 4
