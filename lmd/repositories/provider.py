@@ -60,7 +60,7 @@ def lacking() -> str:
 def reader_file(options: Cvmfs, places: Places) -> Path:
     """What the configuration says, as a file that the embedded reader takes; written anew each time, for us alone."""
     base = places.run / "cvmfs"
-    base.mkdir(mode=0o711, exist_ok=True)
+    base.mkdir(mode=0o711, parents=True, exist_ok=True)  # lm doctor may come before all else
     file = base / "reader.toml"
     draft = base / f"reader.{os.getpid()}"
     draft.touch(mode=0o600)

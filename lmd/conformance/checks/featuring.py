@@ -78,6 +78,10 @@ def expected(left: Left) -> dict[str, dict[str, str]]:
     return {"machinefeatures": machine, "jobfeatures": job}
 
 
+VIRTIOFS_SECONDS = 2.5
+"""A guest may keep what it knows of a file of the host for a second; then it has to ask again."""
+
+
 @check("machine and job features have every key of the specification, with the right value and no newline")
 async def features_have_every_key(trial: Trial) -> None:
     left = await trial.portrait()
@@ -173,7 +177,8 @@ async def shutdown_time_moves_earlier_at_once(trial: Trial) -> str:
         seen = list(dict.fromkeys(pair[number] for pair in pairs if len(pair) == 2))
         expect(seen == [str(told) for told in times], f"the payload saw {name} as {seen}, told were {times}")
     expect(pairs[-1] == (str(times[-1]),) * 2, f"the payload saw {pairs[-1]} at last, the earliest was {times[-1]}")
-    expect(slowest < 1.0, f"the payload saw a change after {slowest:.1f} s only")
+    most = 1.0 if trial.ground.can.isolation == "container" else VIRTIOFS_SECONDS
+    expect(slowest < most, f"the payload saw a change after {slowest:.1f} s only")
     return f"seen within {slowest:.2f} s"
 
 

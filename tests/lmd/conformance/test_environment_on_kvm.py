@@ -1,0 +1,66 @@
+"""The environment's suite on virtual machines, emulated under a libvirt of the tests' own, by the users' command.
+
+Several commands share the checks and run at the same time, each with directories of its own: much of the time is
+waiting for machines to boot.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lmd.conformance import CHECKS, Check
+
+ROWS = 3
+LM = [sys.executable, "-c", "from lmd.cli.main import main; main()"]
+SECONDS = 900
+
+
+def _row(home: Path, options: dict[str, str], checks: list[Check], cache: Path) -> subprocess.Popen[str]:
+    (home / "config").mkdir(parents=True)
+    lines = [f"{key} = {json.dumps(value)}" for key, value in options.items()]
+    (home / "config/lmd.toml").write_text("\n".join(["[runtimes.kvm]", *lines, ""]))
+    names = {"LMD_CONFIG_DIR": "config", "LMD_STATE_DIR": "state", "LMD_RUN_DIR": "run"}
+    environment = os.environ | {name: str(home / part) for name, part in names.items()} | {"LMD_CACHE_DIR": str(cache)}
+    wanted = [word for check in checks for word in ("--check", check.name)]
+    command = [*LM, "conformance", "kvm", "--environment", "--json", *wanted]
+    return subprocess.Popen(
+        command,
+        cwd=home,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def told(libvirt_engine, micro_kit, short_tmp: Path) -> Iterator[dict[str, tuple[str, str]]]:
+    """Outcome and reason of each check."""
+    home = short_tmp / "env"
+    rows = [
+        _row(home / str(number), libvirt_engine.options, list(CHECKS[number::ROWS]), home / "cache")
+        for number in range(ROWS)
+    ]
+    try:
+        said = [(*row.communicate(timeout=SECONDS), row.returncode) for row in rows]
+    finally:
+        for row in rows:
+            row.terminate()
+            row.wait(60)
+    results: dict[str, tuple[str, str]] = {}
+    for out, err, code in said:
+        assert code in (0, 1), err
+        results |= {one["check"]: (one["outcome"], one["reason"]) for one in json.loads(out)["results"]}
+    yield results
+
+
+@pytest.mark.timeout(SECONDS + 60)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_kvm_gives_the_environment(check: Check, told: dict[str, tuple[str, str]]) -> None:
+    assert told[check.name][0] == "passed", told[check.name][1]
