@@ -32,6 +32,8 @@ demo: $(VENV)/ready
 	@packaging/debian-packages demo
 	@$(VENV)/bin/python -c 'import libvirt' 2>/dev/null || ! pkg-config --exists libvirt 2>/dev/null || \
 		$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[kvm]'
+	@$(VENV)/bin/python -c 'import pyfuse3' 2>/dev/null || ! pkg-config --exists fuse3 2>/dev/null || \
+		$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[cvmfs]'
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" examples/demo
 
 test: $(VENV)/tools
