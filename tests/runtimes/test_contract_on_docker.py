@@ -3,34 +3,13 @@
 import pytest
 
 from runtimes.conformance.check import Check, Outcome
-from runtimes.conformance.checks import CHECKS, confining, filling
+from runtimes.conformance.checks import CHECKS
 from runtimes.conformance.for_docker import docker_context
 from runtimes.conformance.runner import run_one
 from runtimes.contract import Image
 
 NOT_ON_DOCKER = frozenset({"signal-is-told-as-killed", "lifetime-is-a-backstop", "user-ids-are-the-machines-own"})
 """What no container can, what Docker has not, and what Docker maps only for all machines together."""
-CHANGED_BY_MAPPING = [
-    check
-    for check in CHECKS
-    if check in (*filling.CHECKS, *confining.CHECKS)
-    or check.name
-    in {
-        "created-is-listed-with-stamps",
-        "foreign-machine-is-untouched",
-        "refused-create-leaves-nothing",
-        "lacking-capability-is-rejected",
-        "before-start-comes-before-the-payload",
-        "destroy-is-idempotent-and-complete",
-        "oom-is-told",
-        "second-instance-adopts",
-        "console-is-whole",
-        "command-runs-inside",
-        "limits-are-told",
-        "pids-limit-holds",
-    }
-]
-"""With mapped ids: all that is about files, users, namespaces and networks; of the rest one check of each kind."""
 NOT_UNMAPPED = frozenset({"nested-containers-work"})
 NOT_REMAPPED = frozenset({"network-host-is-the-hosts"})
 
@@ -40,7 +19,7 @@ async def test_docker_keeps_the_contract(check: Check, docker, docker_image: Ima
     await _kept(check, docker, docker_image, NOT_ON_DOCKER | NOT_UNMAPPED)
 
 
-@pytest.mark.parametrize("check", CHANGED_BY_MAPPING, ids=lambda check: check.name)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 async def test_remapped_docker_keeps_the_contract(check: Check, remapped_docker, remapped_image: Image) -> None:
     await _kept(check, remapped_docker, remapped_image, NOT_ON_DOCKER | NOT_REMAPPED)
 

@@ -6,13 +6,10 @@ import pytest
 
 from lmd.config.models import Config
 from lmd.conformance import CHECKS, Check, Ground, Outcome, prepare, run_one
-from lmd.conformance.checks import delivering, leaving, surrounding
 from lmd.places import Places
 from runtimes.contract import Image
 
 NOT_UNMAPPED = frozenset({"nested-containers-see-the-environment"})
-CHANGED_BY_MAPPING = (*delivering.CHECKS, *leaving.CHECKS, *surrounding.CHECKS)
-"""Whose files they are, who may write where, and what is inside: not what the features say, nor when it ends."""
 
 
 def ground_on(engine, image: Image) -> Ground:
@@ -43,7 +40,7 @@ async def test_docker_gives_the_environment(check: Check, docker_ground: Ground)
         assert result.outcome is Outcome.PASSED, result.reason
 
 
-@pytest.mark.parametrize("check", CHANGED_BY_MAPPING, ids=lambda check: check.name)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 async def test_remapped_docker_gives_the_environment(check: Check, remapped_ground: Ground) -> None:
     result = await run_one(check, remapped_ground)
     assert result.outcome is Outcome.PASSED, result.reason
