@@ -1,16 +1,16 @@
 """How the suite is made on libvirt: domains of others, what the host has of a machine, a libvirt that goes away."""
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import libvirt
 
-from runtimes.conformance.context import ContainerContext, Outage
+from runtimes.conformance.context import ContainerContext
+from runtimes.conformance.outages import hung, stopped
 from runtimes.contract import Boot, Image, ImageKind, Runtime, Settings
 from runtimes.kvm import Kvm
 from runtimes.kvm.engine import Engine, Gone
@@ -75,8 +75,8 @@ def kvm_context(settings: Settings, directory: Path, image: Image, boot: Boot) -
         foreign=KvmForeign(uri),
         leftovers=leftovers,
         outages={
-            "no libvirtd": _stopped(without(directory / "no.sock")),
-            "a libvirtd that never answers": _hung(directory / "hung.sock", without(directory / "hung.sock")),
+            "no libvirtd": stopped(without(directory / "no.sock")),
+            "a libvirtd that never answers": hung(directory / "hung.sock", without(directory / "hung.sock")),
         },
     )
 
@@ -94,25 +94,3 @@ def _left(uri: str, folders: Sequence[Path], machine_id: str) -> list[str]:
                 left.append(f"process {path.parent.name}")
     mounts = Path("/proc/self/mountinfo").read_text()
     return left + [f"mount {line}" for line in mounts.splitlines() if machine_id in line]
-
-
-def _stopped(make: Callable[[], Runtime]) -> Outage:
-    @asynccontextmanager
-    async def lasting() -> AsyncIterator[Runtime]:
-        yield make()
-
-    return lasting
-
-
-def _hung(path: Path, make: Callable[[], Runtime]) -> Outage:
-    @asynccontextmanager
-    async def lasting() -> AsyncIterator[Runtime]:
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(path))
-            listener.listen(16)
-            try:
-                yield make()
-            finally:
-                path.unlink()
-
-    return lasting
