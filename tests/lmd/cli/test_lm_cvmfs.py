@@ -271,6 +271,8 @@ def ordinary(ordinary_user, repository: tuple[str, Path]) -> Iterator[Callable[.
     (home / "key.pub").chmod(0o644)
     folder = home / ".config/lmd"
     folder.mkdir(parents=True, exist_ok=True)
+    for path in (folder.parent, folder):
+        os.chown(path, ordinary_user.uid, ordinary_user.uid)  # Podman writes there too
     text = (
         f'[cvmfs]\nprovider = "embedded"\nserver_url = ["{url}"]\npublic_key = ["{home}/key.pub"]\nidle_seconds = 1\n'
     )
