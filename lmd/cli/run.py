@@ -195,9 +195,9 @@ def _say(summary: "Summary") -> None:
     name = outcome.exit.name.lower().replace("_", " ")
     tell(f"{name} after {duration(summary.seconds)}: {outcome.message or outcome.detail}{_because(outcome)}")
     used = [f"{summary.cpu_seconds:.1f} CPU seconds"] if summary.cpu_seconds is not None else []
-    used += [f"at most {size(summary.memory_peak_bytes)} of memory"] if summary.memory_peak_bytes else []
+    used += [f"{size(summary.memory_peak_bytes)} of memory at its peak"] if summary.memory_peak_bytes else []
     if used:
-        tell("used " + ", ".join(used))
+        tell("used at least " + ", ".join(used))  # read last before it ended
     tell(f"outputs: {summary.files} file(s), {size(summary.bytes)} in {summary.outputs}")
     for line in summary.left_out:
         tell(f"left out: {line}")
