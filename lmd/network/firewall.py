@@ -16,6 +16,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv6Network
+from typing import Any
 
 from lmd.network.addresses import BRIDGE, GATEWAY, METADATA, METADATA6, NETWORK, PORT, Place, gateway6
 from lmd.network.bridge import NetworkFault
@@ -54,7 +55,7 @@ def load(script: str) -> None:
 
 def listed() -> frozenset[str]:
     """The ports that the kernel's rules let pass; empty if the rules are not there. Raises `NetworkFault`. Blocks."""
-    items = []
+    items: list[dict[str, Any]] = []
     # Not the whole ruleset, which on a host of many containers is long, nor the sets that every caller is counted in.
     for words in (["list", "table", "bridge", "lmd"], ["--terse", "list", "table", "inet", "lmd"]):
         try:
