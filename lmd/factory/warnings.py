@@ -23,6 +23,7 @@ class Kind(StrEnum):
     API = "api"  # the socket cannot be made
     CLOCK = "clock"  # the wall clock has jumped
     IMAGES = "images"  # images cannot be held to their budget
+    NETWORK = "network"  # the machines' network is broken
     CHORE = "chore"  # something that is done now and then fails, or hangs
 
 

@@ -8,6 +8,7 @@ from factory_ground import SetClocks, Site, config, machinetype, rows, running, 
 
 from lmd.factory.chores import Chore, Chores
 from lmd.factory.rows import Phase
+from lmd.network.bridge import NetworkFault
 from runtimes.contract import Image, ImageKind
 from runtimes.fake import Fake
 
@@ -90,6 +91,26 @@ async def test_what_a_chore_raises_is_a_warning_until_it_works(site: Site, monke
         await running(factory, 1)
         broken.clear()
         await until(lambda: not warnings.open())
+
+
+async def test_the_network_is_mended_between_starts_or_a_warning_says_why_not(site: Site, monkeypatch) -> None:
+    answers: list[object] = [NetworkFault("the bridge cannot be made"), True, False]
+
+    def check_and_mend(*_: object) -> object:
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("lmd.factory.upkeep.factory_network.check_and_mend", check_and_mend)
+    monkeypatch.setattr("lmd.factory.upkeep.NETWORK_SECONDS", 0.05)
+    monkeypatch.setattr("lmd.factory.factory.TICK_SECONDS", 0.05)
+    async with site.running(config(machinetype("work"), total=1)) as factory:
+        await running(factory, 1)
+        await until(lambda: site.kinds().count("network-mended") == 1)
+        told = next(event for event in site.events if event.kind == "warning-raised")
+        assert told.data == {"warning": "network:", "text": "the bridge cannot be made"}
+        assert not factory.ledger.warnings.open()
 
 
 async def test_images_are_held_to_their_budget_and_what_machines_and_types_need_stays(site: Site, monkeypatch) -> None:
