@@ -1,6 +1,7 @@
 """Engines of the tests' own: Podman with storage in a temporary directory, gone when the tests are over."""
 
 import asyncio
+import json
 import os
 import pwd
 import shutil
@@ -140,6 +141,30 @@ class OrdinaryUser:
             timeout=seconds,
             check=False,
         )
+
+    @contextmanager
+    def suite(self, file: str, image: Path) -> Iterator[Callable[[str], dict[str, str]]]:
+        """Run a file of the tests as this user's program, which tells one line of JSON a check of its suite.
+
+        Gives what asks for a check by name and waits until it has been made.
+        """
+        program = self.directory / "checkout" / Path(file).relative_to(Path(__file__).parents[1])
+        command = self.command(str(self.python), str(program), str(image))
+        results: dict[str, dict[str, str]] = {}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+
+            def ask(name: str) -> dict[str, str]:
+                while name not in results:
+                    line = process.stdout.readline() if process.stdout else ""
+                    assert line, f"the suite ended with code {process.wait()} before {name}"
+                    result = json.loads(line)
+                    results[result["check"]] = result
+                return results[name]
+
+            try:
+                yield ask
+            finally:
+                process.kill()
 
     def close(self) -> None:
         """End all that this user has started, and remove its files."""

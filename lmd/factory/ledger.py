@@ -20,17 +20,21 @@ PAGE_BYTES = 4096
 class Ledger:
     """Rows by id, events, warnings, the operators' intents. One object a factory."""
 
-    def __init__(self, store: Store, content: Content, clocks: Clocks, log: Callable[[Event], None]) -> None:
-        self.store, self._clocks = store, clocks
-        self.rows: dict[str, Row] = dict(content.rows)
-        self.intents: dict[str, dict[str, Any]] = dict(content.intents)
-        self.backoffs: dict[str, dict[str, Any]] = dict(content.backoffs)
-        self.events = Events(content.seq, clocks.wall, log)
-        self.warnings = Warnings(content.warnings, clocks.wall, self.events.add)
+    def __init__(self, store: Store, clocks: Clocks, log: Callable[[Event], None]) -> None:
+        self.store, self._clocks, self._log = store, clocks, log
         self.fault: StoreFault | None = None
         self._dirty: set[str] = set()
         self._dirty_keys: set[tuple[str, str]] = set()
         self._mending = asyncio.Lock()
+        self.load(Content())
+
+    def load(self, content: Content) -> None:
+        """Begin with what is in the database."""
+        self.rows: dict[str, Row] = dict(content.rows)
+        self.intents: dict[str, dict[str, Any]] = dict(content.intents)
+        self.backoffs: dict[str, dict[str, Any]] = dict(content.backoffs)
+        self.events = Events(content.seq, self._clocks.wall, self._log)
+        self.warnings = Warnings(content.warnings, self._clocks.wall, self.events.add)
         self._unsettled = content.copied
         if content.damage:
             self.warnings.raised(Kind.STORE, "", "; ".join(content.damage))
@@ -134,8 +138,9 @@ class Ledger:
             except StoreFault as fault:
                 self.fault = fault
                 return
+            finally:  # also of one who was cancelled: the file is made anew all the same
+                self._soil()
             self.fault = None
-            self._soil()
             if await self.flush() and self.store.in_place:
                 self.warnings.resolved(Kind.STORE)
 

@@ -13,7 +13,8 @@ import typer
 from lmd.config.load import load_host
 from lmd.config.problems import ConfigError
 from lmd.factory import lastgood
-from lmd.factory.factory import Factory, Host, loaded
+from lmd.factory.factory import Factory
+from lmd.factory.host import Host, loaded
 from lmd.factory.logs import configured, event_log
 from lmd.factory.rows import HostClocks
 from lmd.factory.warnings import Kind

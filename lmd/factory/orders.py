@@ -64,7 +64,7 @@ class Orders:
         factory.ledger.intend(key, body)
         factory.ledger.events.add("drained", key=key, by=by, reason=reason, deadline=deadline)
         if machinetype is not None and deadline is not None:
-            factory.end_type(machinetype, now + deadline, str(body["reason"]))
+            factory.tending.end_type(machinetype, now + deadline, str(body["reason"]))
         factory.wake()
         await factory.ledger.flush()
 
@@ -97,18 +97,20 @@ class Orders:
         if processors is not None and not type_.min_processors <= processors <= type_.max_processors:
             least, most = type_.min_processors, type_.max_processors
             raise NotPossible(f"machinetype {type_.name}: works with {least} to {most} processors, not {processors}")
-        count = processors or min(type_.max_processors, max(type_.min_processors, factory.free()))
-        if count > factory.free():
-            raise NotPossible(f"machinetype {type_.name}: needs {count} processors, {max(0, factory.free())} are free")
+        count = processors or min(type_.max_processors, max(type_.min_processors, factory.filling.free()))
+        if count > factory.filling.free():
+            raise NotPossible(
+                f"machinetype {type_.name}: needs {count} processors, {max(0, factory.filling.free())} are free"
+            )
         life = min(type_.max_wallclock_seconds, seconds or type_.max_wallclock_seconds)
         until = factory.clocks.wall() + life
         start = Start(machinetype=type_.name, processors=count, until=until, because=f"lm run by user {uid}")
         async with asyncio.timeout(IMAGE_SECONDS):
-            while isinstance(placed := factory.placed(type_), str):
+            while isinstance(placed := factory.placing.placed(type_), str):
                 if not placed.endswith("being fetched"):
                     raise NotPossible(f"machinetype {type_.name}: {placed}")
                 await asyncio.sleep(0.05)
-        made = factory.planned(type_, start, *placed, detached=True)
-        if not await factory.begin([made]):
+        made = factory.filling.planned(type_, start, *placed, detached=True)
+        if not await factory.filling.begin([made]):
             raise NotPossible("the machine cannot be written down: see lm warnings")
         return made[1]

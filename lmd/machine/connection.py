@@ -61,11 +61,9 @@ async def _look_after(places: Places, wanted: factory_network.Settings, tell: Ca
     told = ""
     while True:
         await asyncio.sleep(LOOK_SECONDS)
-        if await asyncio.to_thread(factory_network.whole, places.run):
-            continue
         try:
-            await asyncio.to_thread(factory_network.mend, places.run, wanted)
-            tell("the network of machines was broken, and has been mended")
+            if await asyncio.to_thread(factory_network.check_and_mend, places.run, wanted):
+                tell("the network of machines was broken, and has been mended")
             told = ""
         except NetworkFault as error:
             if str(error) != told:

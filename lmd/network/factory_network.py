@@ -24,6 +24,8 @@ from runtimes.containers.nic import index
 from runtimes.contract import Nic
 
 LOCK = "network.lock"
+BY_LIBVIRT = "network.by-libvirt"
+"""A file that is there while libvirt, and so dnsmasq, has a part in the network."""
 LIBVIRT_SECONDS = 60.0
 T = TypeVar("T")
 
@@ -67,8 +69,21 @@ def mend(run: Path, settings: Settings) -> None:
         _mend(run, _prefix(settings), settings)
 
 
+def check_and_mend(run: Path, settings: Settings) -> bool:
+    """For whoever runs machines, every few seconds: mend the network beneath them if it is broken; True if it was.
+
+    Costs a few milliseconds while all is well or no machine has a place. Raises `NetworkFault`, which stops nothing
+    that runs. Blocks: use a thread.
+    """
+    if not leases.places(run) or whole(run):
+        return False
+    mend(run, settings)
+    return True
+
+
 def whole(run: Path) -> bool:
-    """True if what breaks most easily is there: the server, the bridge with its addresses, machines' ports in it.
+    """True if what breaks most easily is there: the server, the bridge with its addresses, machines' ports in it, the
+    rules for each, and dnsmasq where libvirt has it.
 
     Cheap, changes nothing, and needs no lock. Blocks.
     """
@@ -76,9 +91,14 @@ def whole(run: Path) -> bool:
         return False
     try:
         with bridge.netlink() as net:
-            return bridge.whole(net)
+            if not bridge.whole(net):
+                return False
+            connected = bridge.ports(net).keys() & {place.port for place in leases.places(run)}
+            if not connected <= firewall.listed():
+                return False
     except NetworkFault:
         return False
+    return answers_dns() or not (run / BY_LIBVIRT).exists()
 
 
 def remove(run: Path, settings: Settings) -> None:
@@ -90,6 +110,7 @@ def remove(run: Path, settings: Settings) -> None:
             bridge.remove(net)
         firewall.keep_out()
         firewall.load(firewall.REMOVE)
+        (run / BY_LIBVIRT).unlink(missing_ok=True)
 
 
 def _mend(run: Path, prefix6: IPv6Network | None, settings: Settings) -> bool:
@@ -117,6 +138,10 @@ def _mend(run: Path, prefix6: IPv6Network | None, settings: Settings) -> bool:
             raise NetworkFault(f"[network] services: {error}") from error
         firewall.let_through()
         bridge.reconnect(net)
+    if by_libvirt:
+        (run / BY_LIBVIRT).touch()
+    else:
+        (run / BY_LIBVIRT).unlink(missing_ok=True)
     serve(run, prefix6)
     return by_libvirt
 

@@ -10,16 +10,20 @@ old or the new:
 - `inet lmd`: what machines may ask of the factory; who may ask the addresses of ours; NAT.
 """
 
+import json
 import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv6Network
+from typing import Any
 
 from lmd.network.addresses import BRIDGE, GATEWAY, METADATA, METADATA6, NETWORK, PORT, Place, gateway6
 from lmd.network.bridge import NetworkFault
 
 SECONDS = 20.0
+FULL = frozenset({("bridge", "from"), ("bridge", "machine"), ("inet", "machine"), ("inet", "through")})
+"""Chains, by family, without whose rules a machine could do what it may not."""
 OFFERED_TCP = (53, 80)
 OFFERED_UDP = (53, 67)
 ZONE = "trusted"
@@ -47,6 +51,24 @@ def load(script: str) -> None:
         raise NetworkFault(f"nft did not end within {SECONDS:g} s") from error
     if done.returncode:
         raise NetworkFault(f"nft refuses the rules: {(done.stderr.strip().splitlines() or ['no reason given'])[0]}")
+
+
+def listed() -> frozenset[str]:
+    """The ports that the kernel's rules let pass; empty if the rules are not there. Raises `NetworkFault`. Blocks."""
+    items: list[dict[str, Any]] = []
+    # Not the whole ruleset, which on a host of many containers is long, nor the sets that every caller is counted in.
+    for words in (["list", "table", "bridge", "lmd"], ["--terse", "list", "table", "inet", "lmd"]):
+        try:
+            run = ["nft", "--json", *words]
+            done = subprocess.run(run, capture_output=True, text=True, timeout=SECONDS, check=False)
+            items += json.loads(done.stdout)["nftables"] if done.returncode == 0 else []
+        except (OSError, subprocess.TimeoutExpired, ValueError, KeyError) as error:
+            raise NetworkFault(f"nft does not list the rules: {error}") from error
+    full = {(item["rule"]["family"], item["rule"]["chain"]) for item in items if "rule" in item}
+    if not full >= FULL:
+        return frozenset()
+    sets = [item["set"] for item in items if item.get("set", {}).get("name") == "four"]
+    return frozenset(element["concat"][0] for each in sets for element in each.get("elem", []))
 
 
 def let_through() -> None:

@@ -154,10 +154,10 @@ class Fake:
 
     async def images(self) -> Mapping[str, int]:
         stored = await self._ask("images.list", "", self.engine.images)
-        return dict.fromkeys(stored, 1_000_000)
+        return dict.fromkeys((f"{name}:{digest[7:19]}" for name, digest in stored.items()), 1_000_000)
 
     async def remove_image(self, reference: str) -> None:
-        await self._ask("images.remove", "", lambda: self.engine.remove_image(reference))
+        await self._ask("images.remove", "", lambda: self.engine.remove_image(reference.rpartition(":")[0]))
 
     async def console(self, machine_id: str, *, follow: bool) -> AsyncIterator[ConsoleChunk]:
         told = 0

@@ -5,7 +5,6 @@ Run as a program, this file is that user's process: one line of JSON for each ch
 
 import asyncio
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,23 +58,8 @@ def told(ordinary_user, busybox_root: Path) -> Iterator[Callable[[str], dict[str
     """Ask for a check by name; waits until it has been made."""
     image = ordinary_user.directory / "image.tar"
     write_oci_archive(busybox_root, image, ImageConfig())
-    file = ordinary_user.directory / "checkout" / Path(__file__).relative_to(Path(__file__).parents[2])
-    command = ordinary_user.command(str(ordinary_user.python), str(file), str(image))
-    results: dict[str, dict[str, str]] = {}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-
-        def ask(name: str) -> dict[str, str]:
-            while name not in results:
-                line = process.stdout.readline()
-                assert line, f"the suite ended with code {process.wait()} before {name}"
-                result = json.loads(line)
-                results[result["check"]] = result
-            return results[name]
-
-        try:
-            yield ask
-        finally:
-            process.kill()
+    with ordinary_user.suite(__file__, image) as ask:
+        yield ask
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)

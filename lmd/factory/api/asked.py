@@ -16,8 +16,9 @@ from lmd.environment.directory import Record
 from lmd.environment.directory import found as directory_found
 from lmd.factory.api import shown
 from lmd.factory.api.endpoints import Body, Caller, Endpoint, Problem
+from lmd.factory.drains import DRAIN, HOST_SHUTDOWN, of_type
 from lmd.factory.events import TooSlow
-from lmd.factory.factory import DRAIN, HOST_SHUTDOWN, Factory
+from lmd.factory.factory import Factory
 from lmd.factory.orders import NotPossible, Orders
 from lmd.factory.rows import Row
 from lmd.machine import known
@@ -355,7 +356,7 @@ def _key(body: DrainBody) -> str:
     """The intent that a drain is kept as."""
     if body.host_shutdown:
         return HOST_SHUTDOWN
-    return f"drain:{body.machinetype}" if body.machinetype else DRAIN
+    return of_type(body.machinetype) if body.machinetype else DRAIN
 
 
 def _chunk(data: bytes) -> bytes:

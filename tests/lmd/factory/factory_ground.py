@@ -13,7 +13,8 @@ from typing import Any
 
 from lmd.cli.asking import Daemon, NoDaemon
 from lmd.config.models import Config, MachineType, Settings
-from lmd.factory.factory import Factory, Host
+from lmd.factory.factory import Factory
+from lmd.factory.host import Host
 from lmd.factory.rows import Phase, Row
 from lmd.places import PlaceError, Places
 from runtimes.contract import Settings as RuntimeSettings

@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from images.builder import chosen_epoch
+from images.cache import default_directory, ensure
+from images.recipe import find_recipe
+
 LM = [sys.executable, "-c", "from lmd.cli.main import main; main()"]
 USER_DATA = """#!/bin/bash
 exec >>/var/tmp/said 2>&1
@@ -20,6 +24,9 @@ put() { curl -sf -T - "$outputs/$1"; }
 date | put heartbeat
 cloud-init query --format '{{ds.meta_data.uuid or ds.meta_data["instance-id"]}}' | put query
 cloud-init query v1.instance_id | put id
+cloud-init query v1.local_hostname | put name
+cloud-init query v1.platform | put platform
+cloud-init query --all >/var/tmp/all && put all </var/tmp/all
 cloud-init query v1.cloud_name | put cloud
 curl -sf "$features/total_cpu" | put total_cpu
 curl -sf -6 "http://[fd00:ec2::254]/latest/meta-data/instance-id" | put id6
@@ -37,7 +44,15 @@ findmnt -n -o FSTYPE /sys/fs/cgroup | put cgroup
 """
 
 
+@pytest.fixture(scope="module")
+def cloud_image() -> None:
+    """Built beforehand: the tests' libvirt is in a network from which no mirror is reached."""
+    epoch = chosen_epoch(os.environ, 1_795_000_000)
+    ensure(default_directory(os.environ, os.geteuid()), find_recipe("debian-vm"), epoch)
+
+
 @pytest.mark.soak
+@pytest.mark.usefixtures("cloud_image")
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("contextualisation", ["metadata", "seed"])
 def test_a_cloud_image_is_contextualised_and_ends_as_it_is_told(
@@ -69,6 +84,16 @@ def test_a_cloud_image_is_contextualised_and_ends_as_it_is_told(
     found = {path.name: path.read_text().strip() for path in (home / "out/joboutputs").iterdir()}
     print(json.dumps(found, indent=1))
     assert found["id"] == found["id6"] == found["query"]
+    assert found["name"] == summary["id"]
+    assert found["cloud"] == found["platform"] == ("openstack" if contextualisation == "metadata" else "nocloud")
+    everything = json.loads(found["all"])
+    assert everything["v1"]["instance_id"] == found["id"]
+    if contextualisation == "metadata":
+        # One tree by cloud-init itself, the other by the crawler that it has for that.
+        assert everything["ds"]["meta_data"]["uuid"] == found["id"]
+        assert everything["ds"]["meta_data"]["hostname"].startswith(summary["id"])
+    else:
+        assert everything["ds"]["meta_data"]["instance_id"] == found["id"]
     assert found["total_cpu"] == "1"
     assert found["cgroup"] == "cgroup2fs" or found["cgroup"] == "cgroup2"
     assert int(found["root_bytes"]) > 8 * 10**9, "the root has not grown"

@@ -139,8 +139,9 @@ def test_a_dnsmasq_that_was_killed_is_back(factory: Factory) -> None:
     while factory.space.run(factory_network.answers_dns):
         assert time.monotonic() < last
         time.sleep(0.02)
-    factory.mend()
+    assert factory.space.run(factory_network.check_and_mend, factory.run, factory.settings)
     assert factory.dhcp(nic)[0] == nic.address
+    assert not factory.space.run(factory_network.check_and_mend, factory.run, factory.settings)
 
 
 def test_a_libvirt_that_was_restarted_still_has_it_and_machines_go_on(factory: Factory) -> None:

@@ -252,6 +252,33 @@ def test_what_is_broken_is_mended_beneath_running_machines(ground, listener) -> 
         assert _dead(space, ground), f"no rules after: {damage}"
 
 
+def test_a_look_finds_each_damage_and_nothing_where_nothing_is(ground) -> None:
+    def looked() -> bool:
+        return ground.factory.run(factory_network.check_and_mend, ground.run, ground.settings)
+
+    _, nic = ground.machines["one"]
+    ground.mend()
+    assert not looked()
+    for damage in (
+        f"ip link del {BRIDGE}",
+        f"ip addr flush dev {BRIDGE}",
+        f"ip link set {BRIDGE} down",
+        "nft flush ruleset",
+        "nft flush table inet lmd",
+        "nft flush chain bridge lmd machine",
+        "nft flush set bridge lmd four",
+        f"ip link set {nic.port} nomaster",
+    ):
+        ground.sh(ground.factory, damage)
+        assert looked(), damage
+        assert not looked(), f"after {damage}"
+
+
+def test_a_host_without_machines_is_not_given_a_network_by_a_look(short_tmp: Path) -> None:
+    assert not factory_network.check_and_mend(short_tmp / "no-machines", SETTINGS)
+    assert not (short_tmp / "no-machines").exists()
+
+
 def test_the_server_is_started_again_when_it_has_been_killed(ground) -> None:
     first = int((ground.run / "metadata.lock").read_text())
     os.kill(first, 9)
