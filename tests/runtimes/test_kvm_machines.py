@@ -267,12 +267,18 @@ async def test_a_full_disk_is_told_and_leaves_nothing(libvirt_engine, spec, tmp_
         subprocess.run(["umount", "-l", str(small)], check=True)
 
 
-def qemu(name: str) -> int:
-    """The process of a machine's QEMU."""
+def _processes(text: str) -> Iterator[int]:
+    """Those that have it on their command line."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            if f"guest={name}".encode() in path.read_bytes():
-                return int(path.parent.name)
+            if text.encode() in path.read_bytes():
+                yield int(path.parent.name)
+
+
+def qemu(name: str) -> int:
+    """The process of a machine's QEMU."""
+    for pid in _processes(f"guest={name}"):
+        return pid
     raise AssertionError(f"no QEMU runs {name}")
 
 
@@ -351,10 +357,11 @@ async def test_a_libvirtd_that_hangs_or_dies_in_mid_creation_is_unavailable_and_
     hasty = Kvm(replace(libvirt_engine.settings, options=options))
     patient = Kvm(libvirt_engine.settings)
     try:
-        await hasty.probe()
+        await patient.probe()
         one = spec(f"{gone}s", "sleep 1000")
-        creating = asyncio.create_task(hasty.create(one))
+        creating = asyncio.create_task(patient.create(one))
         while not (patient.root / one.id).exists():
+            assert not creating.done(), creating
             await asyncio.sleep(0.005)
         away(gone)
         with pytest.raises(Unavailable):
@@ -367,6 +374,7 @@ async def test_a_libvirtd_that_hangs_or_dies_in_mid_creation_is_unavailable_and_
         assert (await patient.create(one)).state is State.RUNNING
         await patient.destroy(one.id)
         assert await patient.machines() == []
+        assert list(_processes(f"{patient.root / one.id}/")) == []
     finally:
         await hasty.aclose()
         await patient.aclose()
