@@ -9,9 +9,6 @@ from runtimes.conformance.check import Check, NotApplicable, Outcome, Result, Vi
 from runtimes.conformance.checks import CHECKS
 from runtimes.conformance.context import Context
 
-CLEAR_SECONDS = 30.0
-"""How long the clean-up after one check may take."""
-
 
 async def run(context: Context, checks: Iterable[Check] = CHECKS) -> AsyncIterator[Result]:
     """Yield the result of each check; what a check created is destroyed before its result is told."""
@@ -49,8 +46,9 @@ async def _attempt(check: Check, bench: Bench) -> tuple[Outcome, str]:
 
 
 async def _clear(bench: Bench) -> list[str]:
+    seconds = bench.context.deadline / 2
     try:
-        async with asyncio.timeout(CLEAR_SECONDS):
+        async with asyncio.timeout(seconds):
             return await bench.clear()
     except TimeoutError:
-        return [f"clean-up took more than {CLEAR_SECONDS:g} s"]
+        return [f"clean-up took more than {seconds:g} s"]
