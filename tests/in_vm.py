@@ -116,7 +116,7 @@ def second_disk(home: Path, asked: argparse.Namespace) -> Path:
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--wheel-dir", str(content / "wheels")]
     subprocess.run([*command, f"{ROOT}[cvmfs,dev]"], check=True)
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
-    pack = ["tar", "-cf", content / "source.tar", "--null", "--files-from=-", "-C", ROOT]
+    pack = ["tar", "-cf", content / "source.tar", "--null", "--files-from=-"]
     subprocess.run(pack, input=listed, cwd=ROOT, check=True)
     words = [*asked.tests, *(["-k", asked.match] if asked.match else [])]
     timeout = int(120 * asked.slower)

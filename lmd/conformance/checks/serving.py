@@ -18,7 +18,7 @@ from lmd.environment.outcome import Decided, Exit
 
 SERVED = "served"
 QUOTA = 2_000_000
-FORM: Mapping[str, Any] = {"network": "lmd", "features_form": "http", "heartbeat_file": "heart", "fizzle_seconds": 90}
+FORM: Mapping[str, Any] = {"network": "lmd", "features_form": "http"}
 WORDS = """#!/bin/sh
 cd "$(mktemp -d)" || exit 1
 metadata=http://169.254.169.254
@@ -68,7 +68,8 @@ async def _served(trial: Trial) -> Left:
     """The machine that has asked for all of it; one for the checks of a run."""
     needs(os.geteuid() == 0, 'network = "lmd" needs root')
     if SERVED not in trial.ground.kept:
-        trial.ground.kept[SERVED] = await trial.run(WORDS + LOOK, joboutputs_bytes=QUOTA, **FORM)
+        heart: dict[str, Any] = {"heartbeat_file": "heart", "fizzle_seconds": int(trial.ground.deadline)}
+        trial.ground.kept[SERVED] = await trial.run(WORDS + LOOK, joboutputs_bytes=QUOTA, **heart, **FORM)
     return trial.ground.kept[SERVED]
 
 
@@ -128,7 +129,7 @@ async def notice_is_served(trial: Trial) -> None:
         await live.left("here")
         await stopped(live, grace=10)
 
-    left = await trial.run(WORDS + POLITE, act=act, network="lmd", features_form="http")
+    left = await trial.run(WORDS + POLITE, act=act, **FORM)
     ended_as(left, Exit.STOPPED, "150 asked, and done", Decided.PAYLOAD)
     expect(int(left.file("earlier")) > 60, f"shutdowntime moved by {left.file('earlier')!r} s only")
 

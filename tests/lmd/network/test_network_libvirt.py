@@ -324,9 +324,6 @@ def test_a_virtual_machine_asks_and_puts_and_gets_nothing_as_somebody_else(
     said = {path.name: path.read_text().strip() for path in directory.joboutputs.iterdir()}
     own = "6f1a0c7e-0000-4000-8000-000000000001"
     assert said == {"before": own, "after": own, "spoofed": "nothing nothing nothing"}
-    known = factory.sh(f"ip neigh show dev {BRIDGE}")
-    assert its.mac not in known, "the factory has learnt a stolen address"
-    assert nic.mac in known
 
 
 def _kill_dnsmasq(factory: Factory) -> None:
