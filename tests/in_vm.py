@@ -51,6 +51,7 @@ ADDRESS = "[Match]\nName=eth0\n[Network]\nDHCP=yes\n"
 GUEST = """#!/bin/bash
 stty -F /dev/ttyS0 -opost
 echo {begin}
+growpart /dev/vda 1; resize2fs /dev/vda1 # what cloud-init would have done
 mkdir -p /opt/lmd /opt/bed && tar -xf /dev/vdb -C /opt/bed && tar -xf /opt/bed/source.tar -C /opt/lmd
 python3 -m venv /opt/venv
 /opt/venv/bin/pip install -q --no-index --find-links /opt/bed/wheels 'lmd[cvmfs,dev]'
