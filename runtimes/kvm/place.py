@@ -6,7 +6,7 @@ share/scratch/N                         scratch directories, where the machine h
 virtiofsd, share.json                   what libvirt runs as virtiofsd, and what that binds
 root.qcow2, disk.raw                    overlay of the image's disk; the machine's own disk
 console.log*, kernel.log*               written by virtlogd, which caps and rotates them
-started, end.json                       when it was started; how it ended, once that has been seen
+started, shutdown, end.json             when it was started; who switched it off; how it ended, once seen
 """
 
 import errno
@@ -136,6 +136,18 @@ class Place:
             return self.file("event").read_text()[:40] or None
         except OSError:
             return None
+
+    def note_shutdown(self, who: str) -> None:
+        """Keep who had the machine switched off, `guest` or `host`: libvirt tells that at the event alone."""
+        with suppress(OSError):
+            self.file("shutdown").write_text(who)
+
+    def shutdown(self) -> str:
+        """Who had it switched off; empty if nobody has heard that."""
+        try:
+            return self.file("shutdown").read_text()[:10]
+        except OSError:
+            return ""
 
     def keep_end(self, end: End) -> End:
         """Write down how the machine ended; whoever was first stands. Without the directory nothing is kept."""

@@ -212,8 +212,9 @@ class Kvm:
     async def _known(self) -> Host:
         if self._host is None:
             version, virtiofsd, architectures = await self._engine.call(making.host, "tell its version")
+            without = making.no_ids()
             self._host = Host(
-                can=capabilities.capabilities(architectures, virtiofsd is not None),
+                can=capabilities.capabilities(architectures, virtiofsd is not None and not without, without),
                 version=version,
                 acceleration=await self._accelerated(version),
                 virtiofsd=virtiofsd,
@@ -317,6 +318,9 @@ class Kvm:
     def _event(self, name: str, event: int, detail: int) -> None:
         """In libvirt's thread: have the end written down while libvirt knows it, and wake who watches."""
         self._tell(name)
+        if event == libvirt.VIR_DOMAIN_EVENT_SHUTDOWN:
+            with suppress(ValueError):
+                making.note_shutdown(Place(self.root, name), detail)
         if event in (libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_CRASHED):
             with suppress(ValueError):
                 making.note_end(Place(self.root, name), event, detail)
