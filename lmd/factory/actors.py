@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from lmd.factory.chores import Late
 from lmd.factory.rows import Clocks
 from runtimes.contract import RuntimeFault
 
@@ -90,4 +91,4 @@ class Actors:
 
 def sentence(error: Exception) -> str:
     """An error in one line: ours as they are, others with their kind."""
-    return str(error) if isinstance(error, (RuntimeFault, OSError)) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, (RuntimeFault, OSError, Late)) else f"{type(error).__name__}: {error}"

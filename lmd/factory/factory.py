@@ -15,7 +15,7 @@ from lmd.factory import adopt, drains
 from lmd.factory.actors import Actors, sentence
 from lmd.factory.acts import Acts
 from lmd.factory.budget import READ_SECONDS, BudgetError, total_processors
-from lmd.factory.chores import Chores
+from lmd.factory.chores import Chore, Chores
 from lmd.factory.filling import Filling
 from lmd.factory.host import Host, Premises
 from lmd.factory.ledger import Ledger
@@ -26,6 +26,7 @@ from lmd.factory.rows import Phase, Row
 from lmd.factory.store import Store, StoreFault
 from lmd.factory.tending import Tending
 from lmd.factory.tidy import tidy
+from lmd.factory.upkeep import Upkeep
 from lmd.factory.warnings import Kind
 from lmd.vacuum.decision import Decision
 from runtimes.contract import Seen
@@ -53,7 +54,7 @@ class Factory:
         self.passes = 0
         self._wake = asyncio.Event()
         self._actors = Actors(self.clocks, self._wake.set, self._failed)
-        self._chores = Chores(self.clocks, self._failed)
+        self._chores = Chores(self.clocks, self._chore_ended)
         self._here = here = Premises(
             host=host,
             config=config,
@@ -70,6 +71,7 @@ class Factory:
         self._ready = Ready(
             lambda: here.config, self.places, self.clocks, here.wake, lambda text: here.say("image", text=text)
         )
+        self._upkeep = Upkeep(here, self._ready, self._chores)
         self.placing = Placing(here, self._ready)
         self.observing = Observing(here)
         self.tending = Tending(here, self.acts)
@@ -207,10 +209,19 @@ class Factory:
 
     def _do_chores(self) -> None:
         fixed = not isinstance(self.config.settings.total_processors, (str, tuple))
-        self._chores.go("sweep", lambda: self.tending.sweep_rest, self.tending.sweep)
-        self._chores.go("budget", TIDY_SECONDS if fixed else READ_SECONDS, self._count)
-        self._chores.go("tidy", TIDY_SECONDS, self._tidy)
-        self._chores.go("mend", TICK_SECONDS, self.ledger.mend)
+        budget_rest = TIDY_SECONDS if fixed else READ_SECONDS
+        sweep = Chore(name="sweep", work=self.tending.sweep, rest=lambda: self.tending.sweep_rest, within=300)
+        budget = Chore(name="budget", work=self._count, rest=budget_rest, within=60)
+        tidying = Chore(name="tidy", work=self._tidy, rest=TIDY_SECONDS, within=3600)
+        mend = Chore(name="mend", work=self.ledger.mend, rest=TICK_SECONDS, within=300)
+        self._chores.go([sweep, budget, tidying, mend, *self._upkeep.chores()])
+
+    def _chore_ended(self, name: str, error: Exception | None) -> None:
+        if error is None:
+            self.ledger.warnings.resolved(Kind.CHORE, name)
+        else:
+            self._here.say("failed", problem=f"{name}: {sentence(error)}")
+            self.ledger.warnings.raised(Kind.CHORE, name, sentence(error))
 
     async def _count(self) -> None:
         here = self._here

@@ -15,6 +15,7 @@ from runtimes.contract import ImageKind, Images, Runtime, RuntimeFault
 FETCH_SECONDS = 3600.0
 AGAIN_SECONDS = 60.0
 LONGEST_AGAIN = 1800.0
+FRESH_SECONDS = 3600.0
 Key = tuple[str | None, ...]
 
 
@@ -42,6 +43,7 @@ class Ready:
         self._ready: dict[Key, Material] = {}
         self._failed: dict[Key, Failed] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._brought: dict[str, float] = {}
 
     def image(self, type_: MachineType, runtime: Runtime) -> Material | str:
         """The image, or why it is not there yet; then it is being fetched."""
@@ -55,10 +57,15 @@ class Ready:
             self._tasks[key] = asyncio.create_task(self._fetch(key, type_, runtime))
         return failed.reason if failed else "its image is being fetched"
 
-    def forget(self, type_: MachineType) -> None:
-        """Look for a type's image again: a machine could not be made of it."""
-        for key in [key for key in self._ready if key[0] == type_.root_image]:
-            del self._ready[key]
+    def look_again(self) -> None:
+        """Ask for each image again before a machine is made of it: some have been removed."""
+        self._ready.clear()
+
+    def fresh(self) -> set[str]:
+        """The ids of images that were brought within the last hour, for machines that may be made of them yet."""
+        since = self._clocks.boot() - FRESH_SECONDS
+        self._brought = {name: at for name, at in self._brought.items() if at > since}
+        return set(self._brought)
 
     async def aclose(self) -> None:
         """Give up what is under way."""
@@ -71,7 +78,7 @@ class Ready:
             async with asyncio.timeout(FETCH_SECONDS):
                 made = await material_of(type_, self._config(), self._places, self._tell)
                 if isinstance(runtime, Images) and made.image.kind is not ImageKind.ROOT_DIRECTORY:
-                    await runtime.ensure(made.image)
+                    self._brought[await runtime.ensure(made.image)] = self._clocks.boot()
             self._ready[key] = made
             self._failed.pop(key, None)
         except TimeoutError:

@@ -22,6 +22,9 @@ class Kind(StrEnum):
     DOUBLED = "doubled"  # an engine shows a machine that should not be there
     API = "api"  # the socket cannot be made
     CLOCK = "clock"  # the wall clock has jumped
+    IMAGES = "images"  # images cannot be held to their budget
+    NETWORK = "network"  # the machines' network is broken
+    CHORE = "chore"  # something that is done now and then fails, or hangs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

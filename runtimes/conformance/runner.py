@@ -9,6 +9,9 @@ from runtimes.conformance.check import Check, NotApplicable, Outcome, Result, Vi
 from runtimes.conformance.checks import CHECKS
 from runtimes.conformance.context import Context
 
+CLEAR_SECONDS = 30.0
+"""How long the clean-up after one check may take, unless the context's deadline leaves it more: a third of that."""
+
 
 async def run(context: Context, checks: Iterable[Check] = CHECKS) -> AsyncIterator[Result]:
     """Yield the result of each check; what a check created is destroyed before its result is told."""
@@ -46,7 +49,7 @@ async def _attempt(check: Check, bench: Bench) -> tuple[Outcome, str]:
 
 
 async def _clear(bench: Bench) -> list[str]:
-    seconds = bench.context.deadline / 2
+    seconds = max(CLEAR_SECONDS, bench.soon)
     try:
         async with asyncio.timeout(seconds):
             return await bench.clear()
