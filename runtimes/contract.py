@@ -17,7 +17,7 @@ import hashlib
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -315,7 +315,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, (Image, Mount, Tmpfs, Limits, Boot, Placement, Nic)):
-        return asdict(value)
+        return {f.name: getattr(value, f.name) for f in fields(value)}  # json comes back for what is within
     return str(value)
 
 

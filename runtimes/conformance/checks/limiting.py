@@ -78,12 +78,17 @@ async def processors_limit_holds(bench: Bench) -> str:
     spec = bench.shell("while :; do :; done & while :; do :; done", limits=Limits(processors=0.5))
     await bench.runtime.create(spec)
     await asyncio.sleep(0.3)
-    before, since = await _used(bench, spec.id), time.monotonic()
-    await asyncio.sleep(2)
-    after, seconds = await _used(bench, spec.id), time.monotonic() - since
-    share = (after.cpu_seconds - before.cpu_seconds) / seconds
-    expect(share < 0.65, f"{share:.2f} processors were used under a limit of 0.5")
-    expect(share > 0.05, f"the machine used only {share:.2f} processors")
+
+    async def window() -> float | None:
+        """The share, once there is one: a busy host gives little."""
+        before, since = await _used(bench, spec.id), time.monotonic()
+        await asyncio.sleep(2)
+        after, seconds = await _used(bench, spec.id), time.monotonic() - since
+        share = (after.cpu_seconds - before.cpu_seconds) / seconds
+        expect(share < 0.65, f"{share:.2f} processors were used under a limit of 0.5")
+        return share if share > 0.05 else None
+
+    share = await bench.until("a machine that uses more than 0.05 processors", window)
     return f"{share:.2f} processors under a limit of 0.5"
 
 
