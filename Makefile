@@ -63,9 +63,9 @@ bench: $(VENV)/tools
 # Longer than CI has time for.
 soak: $(VENV)/tools
 	CVMFS_FUZZ_INPUTS=1000000 $(VENV)/bin/python -m pytest tests/cvmfs/test_parsers_never_break.py --timeout 0
-	LMD_KILL_ROUNDS=1000 LMD_PODMAN_KILL_ROUNDS=100 LMD_LIVES=1000 $(VENV)/bin/python -m pytest -s --timeout 0 \
-		tests/lmd/factory/test_factory_killed.py tests/lmd/factory/test_factory_podman.py \
-		tests/lmd/factory/test_factory_faults.py
+	LMD_FAKE_KILL_ROUNDS=1000 LMD_PODMAN_KILL_ROUNDS=100 LMD_DOCKER_KILL_ROUNDS=20 LMD_LIVES=1000 \
+		$(VENV)/bin/python -m pytest -s --timeout 0 \
+		tests/lmd/factory/test_factory_killed.py tests/lmd/factory/test_factory_faults.py
 	$(VENV)/bin/python -m pytest -m soak
 	$(MAKE) test-in-vm
 

@@ -17,7 +17,7 @@ import hashlib
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -315,7 +315,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, (Image, Mount, Tmpfs, Limits, Boot, Placement, Nic)):
-        return asdict(value)
+        return {f.name: getattr(value, f.name) for f in fields(value)}  # json comes back for what is within
     return str(value)
 
 
@@ -389,6 +389,7 @@ class Capabilities:
     disks: bool = False  # Spec.disk_bytes and Spec.seed
     graphics: bool = False
     placement: bool = False
+    idle: bool = False  # the lowest weight of processor time, for Spec.idle
     usage: bool = True
     architectures: frozenset[str] = frozenset()
     end_reasons: frozenset[EndReason] = frozenset()
@@ -542,6 +543,7 @@ def unmet(spec: Spec, can: Capabilities) -> list[str]:
         ("graphics", can.graphics or not spec.graphics, "graphics"),
         ("placement", can.placement or spec.placement is None, "placement on processors and memory"),
         ("before_start", can.before_start or spec.before_start is None, "a step before the payload starts"),
+        ("idle", can.idle or not spec.idle, "the lowest weight of processor time, for an idle machine"),
         (
             "user_namespace",
             can.user_namespace or spec.user_namespace is not UserNamespace.REQUIRED,

@@ -235,6 +235,11 @@ class KvmOptions(Table):
         None, description="Where libvirt keeps QEMU's logs. Without it: `/var/log/libvirt/qemu`."
     )
     call_seconds: Count | None = Field(None, description="Longest wait for an answer of libvirt. Without it: 20.")
+    image_file_bytes: Count | None = Field(
+        None,
+        description="Container images with more content than this are shared with machines as directories; of others"
+        " a disk file is made. Without it: 1000000000.",
+    )
     first_uid: Count | None = Field(
         None, description="First host user id of the range that machines get their own ids from."
     )

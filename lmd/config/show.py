@@ -13,7 +13,7 @@ from lmd.config.models import OPTIONS, Config, Table
 from lmd.config.problems import dotted
 
 DEFAULT = "default"
-_NUMBERS = frozenset({"first_uid", "uid_count", "call_seconds"})
+_NUMBERS = frozenset({"first_uid", "uid_count", "call_seconds", "image_file_bytes"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from lmd.places import Places
 from runtimes.contract import Image, RuntimeFault
 
 CLEAR_SECONDS = 30.0
-"""How long the clean-up after one check may take."""
+"""How long the clean-up after one check may take; where machines are slow to start, as long as that takes."""
 
 NO_SHELL = "machines of this runtime have no shell, so no payload can look around in them"
 
@@ -45,7 +45,7 @@ async def run_one(check: Check, ground: Ground) -> Result:
     try:
         outcome, reason = await _attempt(check, trial)
     finally:
-        problems = await _clear(trial)
+        problems = await _clear(trial, max(CLEAR_SECONDS, ground.patience))
     if problems and outcome is not Outcome.FAILED:
         outcome, reason = Outcome.FAILED, "; ".join(problems)
     return Result(check, outcome, reason, time.monotonic() - began)
@@ -64,11 +64,11 @@ async def _attempt(check: Check, trial: Trial) -> tuple[Outcome, str]:
         return Outcome.FAILED, f"unexpected {type(error).__name__}: {error}"
 
 
-async def _clear(trial: Trial) -> list[str]:
+async def _clear(trial: Trial, seconds: float) -> list[str]:
     try:
-        async with asyncio.timeout(CLEAR_SECONDS):
+        async with asyncio.timeout(seconds):
             return await trial.clear()
     except TimeoutError:
-        return [f"clean-up took more than {CLEAR_SECONDS:g} s"]
+        return [f"clean-up took more than {seconds:g} s"]
     except (RuntimeFault, DirectoryError) as error:
         return [f"clean-up: {error}"]

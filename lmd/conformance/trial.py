@@ -161,7 +161,8 @@ class Trial:
     def _type(self, table: Mapping[str, Any]) -> MachineType:
         image = {"root_image": self.ground.root_image, "pull": self.ground.image.pull}
         settings, policy = self.ground.config.settings, self.ground.config.policy
-        made, wrong = machinetype(TYPE, {**_PLAIN, **image, **table, "runtime": self.ground.runtime}, settings, policy)
+        plain = {**_PLAIN, "max_wallclock_seconds": max(120, int(self.ground.deadline))}  # a busy host needs it to boot
+        made, wrong = machinetype(TYPE, {**plain, **image, **table, "runtime": self.ground.runtime}, settings, policy)
         if made is None:
             reasons = "; ".join(f"{'.'.join(key)}: {text}" for key, text in wrong)
             if table.get("nested_containers") and not policy.nested_containers:
@@ -173,7 +174,6 @@ class Trial:
 _PLAIN: Mapping[str, Any] = {
     "network": "none",
     "mb_per_processor": 128,
-    "max_wallclock_seconds": 120,
     "fizzle_seconds": 1,
 }
 ARGUMENTS: Sequence[str] = ("one", "two words", "", "$HOME `id` 'quoted' \"twice\" \\ *", "été")

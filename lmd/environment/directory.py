@@ -80,19 +80,13 @@ class Directory:
         try:
             self.path.mkdir(mode=0o711, parents=True, exist_ok=True)
             self.path.chmod(0o711)
-            for directory, mode in (
-                (self.machinefeatures, 0o755),
-                (self.jobfeatures, 0o755),
-                (self.joboutputs, 0o1777),
-                (self.secrets, 0o711),
-            ):
+            for directory, mode in ((self.joboutputs, 0o1777), (self.secrets, 0o711)):
                 directory.mkdir(exist_ok=True)
                 directory.chmod(mode)
+            for directory, values in ((self.machinefeatures, machine), (self.jobfeatures, job)):
+                _put_directory(directory, values)
         except OSError as error:
             raise _failed(error) from error
-        for directory, values in ((self.machinefeatures, machine), (self.jobfeatures, job)):
-            for key, value in values.items():
-                write(directory / key, value.encode(), 0o644)
 
     def put_user_data(self, content: bytes) -> None:
         """Write user_data, which its owner alone may read and run. Raises `DirectoryError`."""
@@ -190,6 +184,25 @@ def write(path: Path, content: bytes, mode: int, *, durable: bool = False) -> No
         with suppress(OSError):
             part.unlink()
         raise _failed(error, path) from error
+
+
+def _put_directory(directory: Path, values: Mapping[str, str]) -> None:
+    """A directory with these files, whole before it is there: so its files need no names of their own meanwhile."""
+    made = directory.with_name(f".{directory.name}.part")
+    if made.exists():
+        trees.remove(made)
+    made.mkdir(mode=0o755)
+    made.chmod(0o755)
+    for key, value in values.items():
+        descriptor = os.open(f"{made}/{key}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, value.encode())
+            os.fchmod(descriptor, 0o644)
+        finally:
+            os.close(descriptor)
+    if directory.exists():
+        trees.remove(directory)
+    made.rename(directory)
 
 
 def found(machines: Path) -> list[Directory]:

@@ -71,6 +71,7 @@ class Acts:
         self.ledger, self.engines, self.places, self.clocks = ledger, engines, places, clocks
         self._config = config
         self.stopped: dict[str, float] = {}
+        self._version = f"lmd {version('lmd')}"
 
     def directory(self, name: str) -> Directory:
         """Where a machine's files are, whether they are there or not."""
@@ -327,8 +328,8 @@ class Acts:
         await self.ledger.flush()
 
     def _prepare(self, plan: Plan, directory: Directory, runtime: str) -> Spec:
-        lmd = f"lmd {version('lmd')}"
-        made = prepare(plan, directory, runtime=runtime, host=os.uname().nodename, version=lmd, supervisor=None)
+        host = os.uname().nodename
+        made = prepare(plan, directory, runtime=runtime, host=host, version=self._version, supervisor=None)
         handing.note(plan.repositories, directory)
         return made
 

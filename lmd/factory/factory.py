@@ -124,10 +124,11 @@ class Factory:
     async def run(self) -> None:
         """Pass after pass, until `end`. What goes wrong in one is told, and the next begins."""
         while not self._ended:
+            stirred = self._stirred or self._wake.is_set()  # also by what came after the time was up
             self._wake.clear()
             began = self.clocks.boot()
             try:
-                if self._stirred or began - self._passed >= TICK_SECONDS:
+                if stirred or began - self._passed >= TICK_SECONDS:
                     self._passed = began
                     await self.one_pass()
                 else:

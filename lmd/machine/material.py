@@ -83,13 +83,13 @@ async def _virtual(type_: MachineType, config: Config, places: Places, tell: Tel
         return Material(image=image, start=Start(boot=boot))
     root = await asyncio.to_thread(unpacked, image, config, places, tell)
     for_architecture(root.described, type_.architecture or host_architecture())
-    made = await asyncio.to_thread(_as_root, root, places, tell)
+    made = await asyncio.to_thread(_as_root, root, config, places, tell)
     return Material(image=made, start=Start(boot=boot, described=root.described, named=image.location))
 
 
-def _as_root(root: Root, places: Places, tell: Tell) -> Image:
+def _as_root(root: Root, config: Config, places: Places, tell: Tell) -> Image:
     """A small image as a file, from which programs start quickly; a large one as it is, without another copy."""
-    if root.bytes > FILE_BYTES:
+    if root.bytes > int(config.runtimes.get("kvm", {}).get("image_file_bytes", FILE_BYTES)):
         return Image(kind=ImageKind.ROOT_DIRECTORY, location=str(root.path))
     return Image(kind=ImageKind.DISK_RAW, location=str(rootfile.ensure(places.cache / "rootfiles", root, tell)))
 

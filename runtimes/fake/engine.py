@@ -21,7 +21,7 @@ from runtimes.contract import End, EndReason, State
 from runtimes.fake import script
 from runtimes.fake.console import Console
 from runtimes.fake.faults import Faults
-from runtimes.fake.record import Record
+from runtimes.fake.record import Life, Record
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS machine (name TEXT PRIMARY KEY, record TEXT NOT NULL);
@@ -63,8 +63,13 @@ class NameTaken(Exception):
 class Listing:
     """Machines by name; `complete` False if the engine could not look at all of them."""
 
-    records: tuple[Record, ...]
+    lives: tuple[Life, ...]
     complete: bool
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """Without what follows from them."""
+        return tuple(life.record for life in self.lives)
 
 
 class FakeEngine:
@@ -74,6 +79,8 @@ class FakeEngine:
         self.directory = directory
         self.clock: Clock = clock or WallClock()
         self._local = threading.local()
+        self._faults = ("", Faults())
+        self._lives: dict[str, tuple[str, Life]] = {}
         directory.mkdir(parents=True, exist_ok=True)
         with self._open() as db:
             db.executescript(SCHEMA)
@@ -81,9 +88,11 @@ class FakeEngine:
     @property
     def faults(self) -> Faults:
         """The faults in force, for every process that uses this engine."""
-        with self._open() as db:
-            row = db.execute("SELECT faults FROM fault").fetchone()
-        return Faults.load(row[0]) if row else Faults()
+        row = self._connection().execute("SELECT faults FROM fault").fetchone()
+        text = row[0] if row else ""
+        if text != self._faults[0]:
+            self._faults = (text, Faults.load(text) if text else Faults())
+        return self._faults[1]
 
     @faults.setter
     def faults(self, faults: Faults) -> None:
@@ -97,8 +106,7 @@ class FakeEngine:
 
     def calls(self) -> list[tuple[str, str]]:
         """Every exchange so far with the machine's name ("" where it concerns none), oldest first."""
-        with self._open() as db:
-            return list(db.execute("SELECT exchange, name FROM call ORDER BY number"))
+        return list(self._connection().execute("SELECT exchange, name FROM call ORDER BY number"))
 
     def insert(self, record: Record) -> None:
         """Take a new machine in, not started. Raises `NameTaken`."""
@@ -139,17 +147,36 @@ class FakeEngine:
 
     def get(self, name: str) -> Record | None:
         """One machine, after its script has done what is due."""
+        row = self._connection().execute("SELECT record FROM machine WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            return None
+        life = self._life(name, row[0])
+        if not life.due(self.clock.time()):
+            return life.record
         with self._changing(name) as (db, record):
             return None if record is None else self._settle(db, record)
 
     def listing(self) -> Listing:
         """Every machine, ours and others', after their scripts have done what is due."""
-        with self._open() as db:
-            rows = db.execute("SELECT record FROM machine ORDER BY name").fetchall()
-            records = tuple(self._settle(db, Record.load(text)) for (text,) in rows)
-        if self.faults.partial and records:
-            return Listing(records[: len(records) // 2], complete=False)
-        return Listing(records, complete=True)
+        rows = self._connection().execute("SELECT name, record FROM machine ORDER BY name").fetchall()
+        now, lives = self.clock.time(), []
+        for name, text in rows:
+            life = self._life(name, text)
+            if not life.due(now):
+                lives.append(life)
+            elif (record := self.get(name)) is not None:
+                lives.append(Life.of(record))
+        self._lives = {name: self._lives[name] for name, _ in rows if name in self._lives}
+        if self.faults.partial and lives:
+            return Listing(tuple(lives[: len(lives) // 2]), complete=False)
+        return Listing(tuple(lives), complete=True)
+
+    def _life(self, name: str, text: str) -> Life:
+        """Read once for as long as it stays the same."""
+        known = self._lives.get(name)
+        if known is None or known[0] != text:
+            self._lives[name] = known = (text, Life.of(Record.load(text)))
+        return known[1]
 
     def console(self, name: str) -> Console | None:
         """What is kept of a machine's console; None if there is no such machine."""
@@ -160,8 +187,7 @@ class FakeEngine:
 
     def images(self) -> dict[str, str]:
         """The images in the store: reference to digest."""
-        with self._open() as db:
-            return dict(db.execute("SELECT reference, digest FROM image"))
+        return dict(self._connection().execute("SELECT reference, digest FROM image"))
 
     def add_image(self, reference: str, digest: str) -> None:
         """Take an image in."""
@@ -206,6 +232,7 @@ class FakeEngine:
         held: tuple[int, sqlite3.Connection] | None = getattr(self._local, "held", None)
         if held is None or held[0] != os.getpid():
             db = sqlite3.connect(self.directory / "engine.sqlite", timeout=10, isolation_level=None)
+            db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = OFF")  # a killed process loses nothing by it, only a host that fails
             self._local.held = held = (os.getpid(), db)
         return held[1]

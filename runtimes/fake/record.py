@@ -45,14 +45,12 @@ class Record:
 
     def state(self, now: float) -> tuple[State, End | None]:
         """The phase at that time, and the end if there was one."""
-        end = self.history().end
-        if end is not None and (end.at is None or end.at <= now):
-            return State.EXITED, end
-        return (State.CREATED if self.started is None else State.RUNNING), None
+        return Life.of(self).state(now)
 
     def dump(self) -> str:
         """The record as JSON, for `load`."""
-        return json.dumps(asdict(self))
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return json.dumps(values | {"cut": self.cut and asdict(self.cut)})
 
     @classmethod
     def load(cls, text: str) -> "Record":
@@ -64,6 +62,31 @@ class Record:
             values[name] = tuple(values[name])
         values["mounts"] = tuple((source, target, read_only) for source, target, read_only in values["mounts"])
         return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """A machine with its history, which is worked out once."""
+
+    record: Record
+    history: script.History
+
+    @classmethod
+    def of(cls, record: Record) -> "Life":
+        """That of a record."""
+        return cls(record, record.history())
+
+    def due(self, now: float) -> bool:
+        """Whether its script should have shown something by then that it has not."""
+        done, effects = self.record.effects_done, self.history.effects
+        return len(effects) > done and effects[done].at <= now
+
+    def state(self, now: float) -> tuple[State, End | None]:
+        """The phase at that time, and the end if there was one."""
+        end = self.history.end
+        if end is not None and (end.at is None or end.at <= now):
+            return State.EXITED, end
+        return (State.CREATED if self.record.started is None else State.RUNNING), None
 
 
 def words_of(entrypoint: Sequence[str] | None, args: Sequence[str] | None) -> tuple[str, ...]:

@@ -38,10 +38,12 @@ from runtimes.contract import (
 from runtimes.fake import script
 from runtimes.fake.engine import Clock, FakeEngine, NameTaken
 from runtimes.fake.faults import EXCHANGES, Crash, Faults, strikes
-from runtimes.fake.record import Record, words_of
+from runtimes.fake.record import Life, Record, words_of
 
 T = TypeVar("T")
 POLL_SECONDS = 0.02
+QUIET_POLL_SECONDS = 0.1
+"""The same after a while in which nothing happened."""
 MISSING_IMAGE = "missing"
 """An image whose location ends so does not exist."""
 LEAST_MEMORY = 1_000_000
@@ -58,6 +60,7 @@ CAPABILITIES = Capabilities(
     scratch=True,
     devices=True,
     before_start=True,
+    idle=True,
     architectures=frozenset({"amd64", "arm64"}),
     end_reasons=frozenset(EndReason),
 )
@@ -90,7 +93,7 @@ class Fake:
         listing = await self._ask("machines.list", "", self.engine.listing)
         if not listing.complete:
             raise Unavailable("fake: the engine could not list all of its machines; ask again")
-        return [self._seen(record) for record in listing.records if _is_ours(record)]
+        return [self._seen(life) for life in listing.lives if _is_ours(life.record)]
 
     async def create(self, spec: Spec) -> Seen:
         words = self._check(spec)
@@ -101,7 +104,7 @@ class Fake:
             shown = await self._ask("create.show", spec.id, lambda: self.engine.get(spec.id))
         if shown is None:
             raise Unavailable(f"machine {spec.id} went away while it was created; list before trying again")
-        return self._seen(shown)
+        return self._seen(Life.of(shown))
 
     async def stop(self, machine_id: str, *, grace: float) -> None:
         record = await self._ask("stop.ask", machine_id, lambda: self._ask_to_end(machine_id))
@@ -124,19 +127,22 @@ class Fake:
 
     async def watch(self) -> AsyncIterator[str]:
         known: dict[str, State] | None = None
-        mark, due = (-1, -1), -math.inf
+        mark, due, pause = (-1, -1), -math.inf, POLL_SECONDS
         while True:
             if self.engine.mark() == mark and self._clock.time() < due:  # nobody did anything, nothing was to end
-                await self._clock.sleep(POLL_SECONDS)
+                await self._clock.sleep(min(pause, max(due - self._clock.time(), 0.0)))
+                pause = min(pause * 1.1, QUIET_POLL_SECONDS)
                 continue
+            pause = POLL_SECONDS
             listing = await self._ask("watch.read", "", self.engine.listing, quiet=True)
             mark = self.engine.mark()
             faults, now = self.engine.faults, self._clock.time()
             if faults.end_events:
                 return
-            states = {r.name: r.state(now)[0] for r in listing.records if _is_ours(r)}
+            ours = [life for life in listing.lives if _is_ours(life.record)]
+            states = {life.record.name: life.state(now)[0] for life in ours}
             due = min(
-                (end.at for r in listing.records if (end := r.history().end) and end.at and end.at > now),
+                (end.at for life in listing.lives if (end := life.history.end) and end.at and end.at > now),
                 default=math.inf,
             )
             changed = sorted(name for name, state in states.items() if known is not None and known.get(name) != state)
@@ -295,8 +301,9 @@ class Fake:
             raise Rejected(f"machine {machine_id}: {error}") from error
         return ExecResult(exit_code=code, output=output, errors=b"")
 
-    def _seen(self, record: Record) -> Seen:
-        state, end = record.state(self._clock.time())
+    def _seen(self, life: Life) -> Seen:
+        record = life.record
+        state, end = life.state(self._clock.time())
         return Seen(
             id=record.name,
             runtime=self.name,

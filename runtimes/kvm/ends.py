@@ -23,6 +23,7 @@ class Facts:
     """What is known of a machine that is off. `report` is the guest's, empty if it gave none; `reported` its time.
 
     `reason` is libvirt's, None if it has forgotten; `log` the end of QEMU's log. `direct`: the guest ought to report.
+    `by`: who had it switched off, `guest` or `host`; empty where nobody has heard that.
     """
 
     reason: str | None
@@ -30,6 +31,7 @@ class Facts:
     direct: bool
     report: str = ""
     reported: float | None = None
+    by: str = ""
 
 
 def began(log: str) -> float | None:
@@ -44,7 +46,7 @@ def end(facts: Facts) -> End:
     at, said = (_time(logged[-1][0]), logged[-1][1]) if logged else (None, "")
     if facts.report:
         return _reported(facts.report, facts.reported or at)
-    return _by_reason(facts.reason or said, at, facts.direct)
+    return _by_reason(facts.reason or said, at, facts)
 
 
 def _reported(report: str, at: float | None) -> End:
@@ -61,12 +63,14 @@ def _reported(report: str, at: float | None) -> End:
     return End(reason=EndReason.FAILED if code else EndReason.CLEAN, exit_code=code, at=at)
 
 
-def _by_reason(reason: str, at: float | None, direct: bool) -> End:
+def _by_reason(reason: str, at: float | None, facts: Facts) -> End:
     if reason == "destroyed":
         return End(reason=EndReason.KILLED, at=at, detail="it was forced to end")
     if reason in ("crashed", "failed"):
         return End(reason=EndReason.CRASHED, at=at, detail="the guest's kernel panicked, or QEMU was killed")
-    if reason == "shutdown" and not direct:
+    if reason == "shutdown" and facts.by == "host":
+        return End(reason=EndReason.KILLED, at=at, detail="QEMU was told to end, as when the host shuts down")
+    if reason == "shutdown" and (facts.by == "guest" or not facts.direct):
         return End(reason=EndReason.CLEAN, at=at, detail="the guest switched itself off or rebooted")
     if reason == "shutdown":
         return End(reason=EndReason.LOST, at=at, detail="the guest switched itself off or rebooted without a report")

@@ -81,6 +81,7 @@ def seen(one: Listed) -> Seen:
         first_uid=int(words["uid"]) if words.get("uid", "").isdecimal() else None,
         processors=min(processors, one.vcpus) if processors else None,
         memory_bytes=min(memory, one.memory_bytes) if memory else None,
+        image_digest=words.get("image") or None,
         address=words.get("address") or None,
         mac=words.get("mac") or None,
     )
@@ -141,6 +142,7 @@ def _end(place: Place, words: dict[str, str], reason: int, log: str) -> End:
         direct=words.get("direct") == "yes",
         report=report,
         reported=at,
+        by=place.shutdown(),
     )
     return place.keep_end(end(facts))
 

@@ -24,6 +24,7 @@ STOPPED = {0: "shutdown", 1: "destroyed", 2: "crashed", 3: "migrated", 4: "saved
 UNDEFINE = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
 SOCKETS = (Path("/run/libvirt/libvirt-sock"), Path("/run/libvirt/virtqemud-sock"))
 DAEMONS = "/usr/sbin:/usr/local/sbin:/usr/bin"
+MOST_NAMESPACES = Path("/proc/sys/user/max_user_namespaces")
 FULL = (12, 28, 122)  # ENOMEM, ENOSPC, EDQUOT
 
 
@@ -46,6 +47,14 @@ def virtiofsd(folders: tuple[Path, ...]) -> Path | None:
             if words["type"] == "fs" and program.is_file():
                 return program
     return None
+
+
+def no_ids(limit: Path = MOST_NAMESPACES) -> str:
+    """Why files cannot be given to machines' own user ids on this host; empty if they can."""
+    with suppress(OSError, ValueError):
+        if int(limit.read_text()) == 0:
+            return "user namespaces are switched off on this host: sysctl -w user.max_user_namespaces=15000"
+    return ""
 
 
 def check(spec: Spec) -> None:
@@ -98,12 +107,14 @@ def start(connection: libvirt.virConnect, machine_id: str) -> None:
 
 
 def prepare(spec: Spec, where: Place, first_uid: int, program: Path | None) -> None:
-    """Make all files of the machine."""
+    """Make all files of the machine that are not there yet."""
     where.prepare(spec, first_uid, program or Path("/nonexistent"))
     if spec.image.kind in disks.FORMATS:
-        disks.overlay(where.file("root.qcow2"), Path(spec.image.location), disks.FORMATS[spec.image.kind])
+        image, form = Path(spec.image.location), disks.FORMATS[spec.image.kind]
+        where.once("root.qcow2", lambda path: disks.overlay(path, image, form))
     if spec.disk_bytes:
-        disks.empty(where.file("disk.raw"), spec.disk_bytes, file_system=spec.boot is not None)
+        size, direct = spec.disk_bytes, spec.boot is not None
+        where.once("disk.raw", lambda path: disks.empty(path, size, file_system=direct))
 
 
 def asked(connection: libvirt.virConnect, machine_id: str, act: Act) -> None:
@@ -130,6 +141,14 @@ def clear(where: Place, logs: Path) -> None:
     for pattern in (f"{name}.log", f"{name}.log.[0-9]*", f"{name}-fs[0-9]*-virtiofsd.log*"):
         for log in logs.glob(pattern):
             log.unlink(missing_ok=True)
+
+
+def note_shutdown(where: Place, detail: int) -> None:
+    """Keep what comes with the event that a machine is about to go off. A later one does not count: on the guest's own
+    word QEMU ends, and that may be heard again as the host's."""
+    words = {libvirt.VIR_DOMAIN_EVENT_SHUTDOWN_GUEST: "guest", libvirt.VIR_DOMAIN_EVENT_SHUTDOWN_HOST: "host"}
+    if detail in words and not where.shutdown():
+        where.note_shutdown(words[detail])
 
 
 def note_end(where: Place, event: int, detail: int) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 import uuid
 from pathlib import Path
 
@@ -20,6 +21,8 @@ COMMAND_LINE = "console=ttyS0 quiet panic=-1 no_timer_check cryptomgr.notests"
 """Quiet, since what the kernel says goes to a log of its own; a kernel that panics ends the machine at once."""
 PRODUCT = "OpenStack Nova"
 """The SMBIOS product by which cloud-init looks for metadata."""
+_NAMED = re.compile(r"[0-9a-f]{64}(?![^.])")
+"""The name of an image's directory or file (before its ending) in a cache that goes by digests."""
 PROCESSORS = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -36,6 +39,7 @@ def stamp(spec: Spec, created: float, first_uid: int) -> dict[str, str]:
         "uid": str(first_uid),
         "mac": nic.mac if (nic := card(spec)) else "",
         "address": spec.nic.address if spec.nic else "",
+        **({"image": f"sha256:{digest[0]}"} if (digest := _NAMED.match(Path(spec.image.location).name)) else {}),
         "direct": "yes" if spec.boot else "no",
         "processors": "" if spec.limits.processors is None else repr(spec.limits.processors),
         "memory": "" if spec.limits.memory_bytes is None else str(spec.limits.memory_bytes),

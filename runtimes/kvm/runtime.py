@@ -30,9 +30,10 @@ from runtimes.contract import (
 )
 from runtimes.kvm import acceleration, capabilities, domain, making, plan, statistics
 from runtimes.kvm.console import Follower, kept
+from runtimes.kvm.ends import began
 from runtimes.kvm.engine import CALL_SECONDS, START_SECONDS, Engine, Gone
 from runtimes.kvm.listing import Listed, found, listed, seen
-from runtimes.kvm.place import Place
+from runtimes.kvm.place import Place, tail
 from runtimes.locks import held
 
 DEFAULT_URI = "qemu:///system"
@@ -211,8 +212,9 @@ class Kvm:
     async def _known(self) -> Host:
         if self._host is None:
             version, virtiofsd, architectures = await self._engine.call(making.host, "tell its version")
+            without = making.no_ids()
             self._host = Host(
-                can=capabilities.capabilities(architectures, virtiofsd is not None),
+                can=capabilities.capabilities(architectures, virtiofsd is not None and not without, without),
                 version=version,
                 acceleration=await self._accelerated(version),
                 virtiofsd=virtiofsd,
@@ -254,7 +256,7 @@ class Kvm:
         await asyncio.to_thread(making.prepare, spec, place, first, host.virtiofsd)
         at = time.time()
         await self._engine.call(lambda c: making.start(c, spec.id), f"start machine {spec.id}", START_SECONDS)
-        place.mark_started(at)
+        await asyncio.to_thread(lambda: place.mark_started(began(tail(self.logs / f"{spec.id}.log")) or at))
 
     async def _define(self, spec: Spec, place: Place, host: Host) -> int:
         """Define the domain, with user ids that no other machine has; the first of them."""
@@ -316,6 +318,9 @@ class Kvm:
     def _event(self, name: str, event: int, detail: int) -> None:
         """In libvirt's thread: have the end written down while libvirt knows it, and wake who watches."""
         self._tell(name)
+        if event == libvirt.VIR_DOMAIN_EVENT_SHUTDOWN:
+            with suppress(ValueError):
+                making.note_shutdown(Place(self.root, name), detail)
         if event in (libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_CRASHED):
             with suppress(ValueError):
                 making.note_end(Place(self.root, name), event, detail)

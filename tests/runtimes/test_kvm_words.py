@@ -27,9 +27,11 @@ from runtimes.contract import (
     Settings,
     Spec,
     Tmpfs,
+    unmet,
 )
 from runtimes.kvm import Kvm, acceleration, domain, making, plan
 from runtimes.kvm.acceleration import Acceleration, judged, kept
+from runtimes.kvm.capabilities import capabilities
 from runtimes.kvm.description import description
 from runtimes.kvm.ends import Facts, began, end
 from runtimes.kvm.place import Place
@@ -102,6 +104,14 @@ def test_no_text_of_a_spec_becomes_markup(text: str) -> None:
     assert {element.tag for element in root.iter()} == {element.tag for element in ET.fromstring(document(DISK)).iter()}
 
 
+@pytest.mark.parametrize(
+    ("name", "told"), [("ab" * 32, True), (f"{'ab' * 32}.ext4", True), ("ab" * 33, False), ("root", False)]
+)
+def test_an_image_that_is_named_by_its_digest_is_stamped(name: str, told: bool) -> None:
+    spec = replace(DIRECT, image=Image(kind=ImageKind.ROOT_DIRECTORY, location=f"/srv/{name}"))
+    assert plan.stamp(spec, 0, 70_000).get("image") == (f"sha256:{'ab' * 32}" if told else None)
+
+
 def test_the_stamp_is_read_from_what_libvirt_gives_back() -> None:
     element = ET.fromstring(document(DIRECT)).find("metadata/{urn:lmd:machine:1}machine")
     assert element is not None
@@ -171,30 +181,35 @@ AT = 1_795_521_930.239
 
 
 @pytest.mark.parametrize(
-    ("report", "reason", "logged", "direct", "told", "code"),
+    ("report", "reason", "logged", "direct", "by", "told", "code"),
     [
-        ("exit 0", "shutdown", "shutdown", True, EndReason.CLEAN, 0),
-        ("exit 7\n", None, "shutdown", True, EndReason.FAILED, 7),
-        ("exit 143", None, "shutdown", True, EndReason.KILLED, 143),
-        ("oom 137", "shutdown", "shutdown", True, EndReason.OOM, 137),
-        ("failed the disk lmd-root is not there", None, "shutdown", True, EndReason.CRASHED, None),
-        ("exit 999", None, "shutdown", True, EndReason.LOST, None),
-        ("exit \x1b[31m0", None, "shutdown", True, EndReason.LOST, None),
-        ("\0" * 400, None, "shutdown", True, EndReason.LOST, None),
-        ("", "destroyed", "destroyed", True, EndReason.KILLED, None),
-        ("", None, "destroyed", True, EndReason.KILLED, None),
-        ("", "crashed", "", True, EndReason.CRASHED, None),
-        ("", None, "crashed", False, EndReason.CRASHED, None),
-        ("", "shutdown", "shutdown", False, EndReason.CLEAN, None),
-        ("", "shutdown", "shutdown", True, EndReason.LOST, None),
-        ("", None, "", False, EndReason.LOST, None),
+        ("exit 0", "shutdown", "shutdown", True, "", EndReason.CLEAN, 0),
+        ("exit 7\n", None, "shutdown", True, "", EndReason.FAILED, 7),
+        ("exit 143", None, "shutdown", True, "", EndReason.KILLED, 143),
+        ("oom 137", "shutdown", "shutdown", True, "", EndReason.OOM, 137),
+        ("failed the disk lmd-root is not there", None, "shutdown", True, "", EndReason.CRASHED, None),
+        ("exit 999", None, "shutdown", True, "", EndReason.LOST, None),
+        ("exit \x1b[31m0", None, "shutdown", True, "", EndReason.LOST, None),
+        ("\0" * 400, None, "shutdown", True, "", EndReason.LOST, None),
+        ("", "destroyed", "destroyed", True, "", EndReason.KILLED, None),
+        ("", None, "destroyed", True, "", EndReason.KILLED, None),
+        ("", "crashed", "", True, "", EndReason.CRASHED, None),
+        ("", None, "crashed", False, "", EndReason.CRASHED, None),
+        ("", "shutdown", "shutdown", False, "", EndReason.CLEAN, None),
+        ("", "shutdown", "shutdown", True, "", EndReason.LOST, None),
+        ("", "shutdown", "shutdown", True, "guest", EndReason.CLEAN, None),
+        ("", None, "shutdown", True, "guest", EndReason.CLEAN, None),
+        ("", "shutdown", "shutdown", False, "host", EndReason.KILLED, None),
+        ("exit 3", "shutdown", "shutdown", True, "host", EndReason.FAILED, 3),
+        ("", "crashed", "crashed", True, "guest", EndReason.CRASHED, None),
+        ("", None, "", False, "", EndReason.LOST, None),
     ],
 )
 def test_an_end_is_told_by_its_best_witness(
-    report: str, reason: str | None, logged: str, direct: bool, told: EndReason, code: int | None
+    report: str, reason: str | None, logged: str, direct: bool, by: str, told: EndReason, code: int | None
 ) -> None:
     log = LOG.format(reason=logged) if logged else ""
-    seen = end(Facts(reason=reason, log=log, direct=direct, report=report))
+    seen = end(Facts(reason=reason, log=log, direct=direct, report=report, by=by))
     assert (seen.reason, seen.exit_code) == (told, code)
     assert seen.detail.isprintable()
     if logged:
@@ -245,6 +260,17 @@ def test_the_answer_is_kept_for_this_boot_and_this_qemu(tmp_path: Path) -> None:
     assert kept(path, "QEMU 7.2") is None
     path.write_text("[]")
     assert kept(path, "QEMU 7.2") is None
+
+
+def test_a_host_without_user_namespaces_refuses_machines_that_share_its_files(tmp_path: Path) -> None:
+    limit = tmp_path / "max_user_namespaces"
+    limit.write_text("0\n")
+    can = capabilities(frozenset({"amd64"}), virtiofsd=not making.no_ids(limit), without=making.no_ids(limit))
+    (lacking, *_) = unmet(DIRECT, can)
+    assert "sysctl -w user.max_user_namespaces=15000" in lacking
+    limit.write_text("95000\n")
+    assert not making.no_ids(limit)
+    assert not making.no_ids(tmp_path / "absent")
 
 
 @pytest.mark.parametrize("bad", ["../up", "", "a/b", "UPPER", "a\n"])

@@ -85,13 +85,13 @@ async def console_is_kept(trial: Trial) -> None:
 @check("a machine that passes its quota of bytes is ended at once, whatever it does against it")
 async def quota_of_bytes_is_enforced(trial: Trial) -> str:
     left = await trial.run(FILL_BYTES, joboutputs_bytes=5_000_000, grace=20)
-    return _over_quota(left, SOON + await trial.slack())
+    return _over_quota(left, SOON + 2 * await trial.slack())
 
 
 @check("a machine that passes its quota of files is ended at once, whatever it does against it")
 async def quota_of_files_is_enforced(trial: Trial) -> str:
     left = await trial.run(FILL_FILES, joboutputs_files=200, grace=20)
-    return _over_quota(left, SOON + await trial.slack())
+    return _over_quota(left, SOON + 2 * await trial.slack())
 
 
 @check("nothing of a machine stays: it is no longer listed, and its directory is gone")

@@ -51,20 +51,30 @@ def test_one_image_gives_the_same_as_container_and_as_virtual_machine(vm, busybo
         'open_files = 512\noutcome = { 7 = "200 as the image says" }\nenvironment = { TYPE = "the type" }\n'
     )
     found = {}
-    for isolation in ("container", "vm"):
-        done = vm("run", "both.toml", "--set", f"isolation={isolation}", "-o", isolation, "--json", seconds=200)
+    for name in ("container", "vm", "shared"):  # last as a directory by virtiofs, as for large images
+        isolation = "vm" if name == "shared" else name
+        if name == "shared":
+            with (vm.home / "config/lmd.toml").open("a") as out:
+                out.write("image_file_bytes = 1\n")
+        done = vm("run", "both.toml", "--set", f"isolation={isolation}", "-o", name, "--json", seconds=200)
         assert done.returncode == 0, done.stderr
         summary = json.loads(done.stdout)
         assert (summary["image_digest"], summary["exit_code"]) == (image_id, 7)
         assert summary["runtime"] == {"container": "podman", "vm": "kvm"}[isolation]
-        found[isolation] = left(work / isolation / "joboutputs")
+        found[name] = left(work / name / "joboutputs")
+    assert (vm.home / "cache/rootfiles").is_dir()
     assert found["container"].keys() >= {f"seen/{name}" for name in ("arguments", "user", "variables", "content")}
     assert found["vm"] == found["container"]
+    assert found["shared"] == found["container"]
     assert found["vm"]["seen/user"].startswith(b"uid=1000(user)")
     assert b"QUOTED=a 'b' \"c\" <d> & $e" in found["vm"]["seen/variables"]
 
 
-def test_the_environment_is_the_same_field_by_field(vm) -> None:
+def test_the_environment_is_the_same_field_by_field(vm, docker) -> None:
+    """The same type as container of Podman and of Docker, and as virtual machine."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in docker.options.items()]
+    with (vm.home / "config/lmd.toml").open("a") as out:
+        out.write("\n".join(["[runtimes.docker]", *lines, ""]))
     script = resources.files("lmd.conformance").joinpath("portrait.sh").read_text()
     type_ = vm.machinetype(
         "portrait",
@@ -76,12 +86,15 @@ def test_the_environment_is_the_same_field_by_field(vm) -> None:
         tmp_binds=["/lmc-scratch"],
     )
     reports = {}
-    for isolation in ("container", "vm"):
-        done = vm("run", type_, "--set", f"isolation={isolation}", "-o", isolation, "-p", "1", seconds=250)
+    for runtime in ("podman", "docker", "kvm"):
+        done = vm("run", type_, "--set", f"runtime={runtime}", "-o", runtime, "-p", "1", seconds=250)
         assert done.returncode == 0, done.stderr
-        reports[isolation] = parse((vm.home / "work" / isolation / "joboutputs/portrait").read_bytes())
-    differences = compare(reports["container"], reports["vm"])
-    assert not differences, "\n".join(f"{d.key}: {d.one!r} as container, {d.other!r} as VM" for d in differences)
+        reports[runtime] = parse((vm.home / "work" / runtime / "joboutputs/portrait").read_bytes())
+    for runtime in ("docker", "kvm"):
+        differences = compare(reports["podman"], reports[runtime])
+        assert not differences, "\n".join(
+            f"{d.key}: {d.one!r} on podman, {d.other!r} on {runtime}" for d in differences
+        )
 
 
 def test_a_machine_that_fills_its_outputs_is_ended_and_told(vm) -> None:

@@ -149,7 +149,12 @@ class Lmd:
     def start(self, *, wait: bool = True) -> "Lmd":
         with (self.home / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*LMD, "--log", "json"], env=self.environment, stderr=log, stdout=log, stdin=subprocess.DEVNULL
+                [*LMD, "--log", "json"],
+                env=self.environment,
+                stderr=log,
+                stdout=log,
+                stdin=subprocess.DEVNULL,
+                cwd=self.home,  # Python takes packages from here first, also where PYTHONPATH names others
             )
         last = time.monotonic() + 20
         while wait and not self.answers():

@@ -1,6 +1,7 @@
 """Kill a factory's daemon again and again, each time at another moment, and look whether any machine suffers.
 
-    python tests/lmd/factory/killing.py DIRECTORY --rounds 1000 [--seed 1] [--podman OPTIONS.json --image REFERENCE]
+    python tests/lmd/factory/killing.py DIRECTORY --rounds 1000 [--seed 1]
+        [--runtime podman|docker|kvm --options OPTIONS.json --image IMAGE --total 6 --longest 0.9]
 
 Each round is a child of this process: half of them die at the n-th step of the event loop, which is between two awaits
 of somebody, by `_exit`; the others at a random time, in the middle of whatever it is, by a signal that cannot be
@@ -31,7 +32,6 @@ from lmd.factory.rows import ROW, Row
 from runtimes import registry
 from runtimes.contract import Runtime, Seen, Settings, State
 
-TOTAL = 6
 LONGEST = 0.9
 
 
@@ -45,7 +45,11 @@ def fake_types() -> list[Any]:
     ]
 
 
-def podman_types(image: str, scripts: Path) -> list[Any]:
+def real_types(runtime: str, image: str, scripts: Path) -> list[Any]:
+    """The same on an engine: `image` is a reference that is never pulled, or a root directory for virtual machines."""
+    keys: dict[str, Any] = {"root_image": f"docker://{image}", "pull": "never", "network": "none"}
+    if runtime == "kvm":
+        keys = {"root_image": image, "isolation": "vm", "network": "none", "mb_per_processor": 128}
     made = []
     for name, script in (
         ("short", "sleep 0.3; echo '200 done' > $JOBOUTPUTS/shutdown_message"),
@@ -55,8 +59,7 @@ def podman_types(image: str, scripts: Path) -> list[Any]:
     ):
         path = scripts / f"{name}.sh"
         path.write_text(f"#!/bin/sh\n{script}\n")
-        keys = {"root_image": f"docker://{image}", "pull": "never", "network": "none", "user_data": str(path)}
-        made.append(machinetype(name, runtime="podman", entrypoint=None, **keys))
+        made.append(machinetype(name, runtime=runtime, entrypoint=None, user_data=str(path), **keys))
     return made
 
 
@@ -88,10 +91,10 @@ class Ground:
         self.site = Site(directory)
         self.notes = directory / "destroyed"
         self.notes.touch()
-        self.options = json.loads(Path(arguments.podman).read_text()) if arguments.podman else {}
-        self.runtime = "podman" if arguments.podman else "fake"
-        types = podman_types(arguments.image, directory) if arguments.podman else fake_types()
-        self.config = config(*types, total=TOTAL)
+        self.options = json.loads(arguments.options.read_text()) if arguments.options else {}
+        self.runtime, self.total = arguments.runtime, arguments.total
+        types = fake_types() if self.runtime == "fake" else real_types(self.runtime, arguments.image, directory)
+        self.config = config(*types, total=self.total)
         self.wrong: list[str] = []
         self.started: dict[str, float | None] = {}
         self.gone: set[str] = set()
@@ -145,8 +148,8 @@ class Ground:
         found = self.listed()
         running = [seen for seen in found.values() if seen.state is State.RUNNING]
         used = sum(round(seen.processors or 1) for seen in running)
-        if used > TOTAL:
-            self.wrong.append(f"round {number}: {used} processors are in use, {TOTAL} are allowed")
+        if used > self.total:
+            self.wrong.append(f"round {number}: {used} processors are in use, {self.total} are allowed")
         for seen in found.values():
             before = self.started.setdefault(seen.id, seen.started)
             if before is not None and seen.started != before:
@@ -277,8 +280,10 @@ def main() -> int:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--podman", help="a JSON file with the options of the Podman runtime")
+    parser.add_argument("--runtime", choices=("fake", "podman", "docker", "kvm"), default="fake")
+    parser.add_argument("--options", type=Path, help="a JSON file with the options of the runtime")
     parser.add_argument("--image", default="")
+    parser.add_argument("--total", type=int, default=6, help="the factory's processors")
     parser.add_argument("--longest", type=float, default=LONGEST)
     arguments = parser.parse_args()
     moments = random.Random(arguments.seed)

@@ -5,26 +5,59 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 DRIVER = Path(__file__).parent / "killing.py"
-ROUNDS = os.environ.get("LMD_KILL_ROUNDS", "24")
-SECONDS = 200 + 2 * int(ROUNDS)
+
+
+def rounds(runtime: str, few: int) -> int:
+    """How many rounds on this runtime: few, unless the environment says otherwise."""
+    return int(os.environ.get(f"LMD_{runtime.upper()}_KILL_ROUNDS", few))
+
+
+FAKE, PODMAN, DOCKER, KVM = rounds("fake", 24), rounds("podman", 6), rounds("docker", 3), rounds("kvm", 10)
+
+
+def killed(directory: Path, number: int, *words: str, seconds: float, options: Any = None) -> dict[str, Any]:
+    """The figures of so many rounds, in which nothing was wrong."""
+    command = [sys.executable, str(DRIVER), str(directory / "site"), "--rounds", str(number), "--seed", "7", *words]
+    if options is not None:
+        (directory / "options.json").write_text(json.dumps(options))
+        command += ["--options", str(directory / "options.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(SECONDS + 20)
+@pytest.mark.timeout(300 + 2 * FAKE)
 def test_no_machine_is_lost_doubled_restarted_or_left_behind(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(DRIVER), str(tmp_path / "site"), "--rounds", ROUNDS, "--seed", "7"],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    assert json.loads(done.stdout)["machines"] > 10
+    assert killed(tmp_path, FAKE, seconds=280 + 2 * FAKE)["machines"] > 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300 + 10 * PODMAN)
+def test_kills_cost_no_container_of_podman(podman, podman_image: str, tmp_path: Path) -> None:
+    words = ("--runtime", "podman", "--image", podman_image, "--longest", "2.5")
+    killed(tmp_path, PODMAN, *words, seconds=280 + 10 * PODMAN, options=podman.options)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300 + 10 * DOCKER)
+def test_kills_cost_no_container_of_docker(docker, docker_image: Any, tmp_path: Path) -> None:
+    words = ("--runtime", "docker", "--image", docker_image.location, "--longest", "2.5")
+    killed(tmp_path, DOCKER, *words, seconds=280 + 10 * DOCKER, options=docker.options)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(400 + 40 * KVM)
+def test_kills_cost_no_virtual_machine(libvirt_engine, micro_kit, busybox_root: Path, tmp_path: Path) -> None:
+    words = ("--runtime", "kvm", "--image", str(busybox_root), "--longest", "12", "--total", "3")
+    killed(tmp_path, KVM, *words, seconds=380 + 40 * KVM, options=libvirt_engine.options)
 
 
 def test_the_check_of_the_kills_can_fail(tmp_path: Path) -> None:

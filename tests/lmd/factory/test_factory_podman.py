@@ -6,17 +6,11 @@ import os
 import signal
 import socket
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from runtimes.podman import Podman
-
-DRIVER = Path(__file__).parent / "killing.py"
-ROUNDS = os.environ.get("LMD_PODMAN_KILL_ROUNDS", "6")
-SECONDS = 200 + 10 * int(ROUNDS)
 
 
 def configuration(podman, image: str, script: Path, total: int) -> str:
@@ -130,21 +124,3 @@ def test_a_podman_that_hangs_or_is_started_anew_costs_no_machine(lmd, podman) ->
         os.kill(service, signal.SIGKILL)
         lmd.until(lambda: lmd.daemon.get("/v1/factory")["runtimes"]["podman"]["usable"], seconds=60)
         assert set(lmd.machine_ids(3)) == after
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(SECONDS + 20)
-def test_kills_cost_no_container(podman, podman_image: str, tmp_path: Path) -> None:
-    options = tmp_path / "podman.json"
-    options.write_text(json.dumps(podman.options))
-    done = subprocess.run(
-        [
-            *(sys.executable, str(DRIVER), str(tmp_path / "site"), "--rounds", ROUNDS, "--longest", "2.5"),
-            *("--podman", str(options), "--image", podman_image),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr[-2000:]

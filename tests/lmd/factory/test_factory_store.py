@@ -12,7 +12,7 @@ import pytest
 from factory_ground import Site, config, machinetype, rows, running, until
 
 from lmd.factory.rows import Phase
-from lmd.factory.schema import VERSION
+from lmd.factory.schema import STEPS, VERSION
 from lmd.factory.store import Store, StoreFault, put
 
 TYPE = machinetype("work")
@@ -218,6 +218,46 @@ async def test_a_database_of_an_earlier_version_is_brought_up_to_date(tmp_path: 
     assert content.seq > 0
     assert await store.read("PRAGMA user_version") == [(VERSION,)]
     await store.aclose()
+
+
+async def test_a_step_to_a_later_version_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way by which every later version will come, tried with a step that changes a table."""
+    shutil.copy(DATA / "schema-1.sqlite", tmp_path / "factory.sqlite")
+    with sqlite3.connect(tmp_path / "factory.sqlite") as db:
+        before = db.execute("SELECT id, body FROM machine ORDER BY id").fetchall()
+    db.close()
+    step = "ALTER TABLE event ADD COLUMN level TEXT NOT NULL DEFAULT 'info'"
+    monkeypatch.setattr("lmd.factory.store.STEPS", (*STEPS, step))
+    monkeypatch.setattr("lmd.factory.store.VERSION", VERSION + 1)
+    for _ in ("upgraded", "opened again"):
+        store = Store(tmp_path / "factory.sqlite", tmp_path / "refuge")
+        content = await store.open()
+        assert content.damage == []
+        assert set(content.rows) == {name for name, _ in before}
+        assert await store.read("SELECT id, body FROM machine ORDER BY id") == before
+        assert set(await store.read("SELECT level FROM event")) == {("info",)}
+        assert await store.read("PRAGMA user_version") == [(VERSION + 1,)]
+        await store.aclose()
+
+
+async def test_a_step_that_fails_leaves_the_old_file_whole_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(DATA / "schema-1.sqlite", tmp_path / "factory.sqlite")
+    monkeypatch.setattr(
+        "lmd.factory.store.STEPS", (*STEPS, "CREATE TABLE new (a); INSERT INTO machine SELECT * FROM machine")
+    )
+    monkeypatch.setattr("lmd.factory.store.VERSION", VERSION + 1)
+    store = Store(tmp_path / "factory.sqlite", tmp_path / "refuge")
+    content = await store.open()  # never raises: the machines need looking after
+    assert "moved to factory.sqlite.broken-1" in content.damage[0]
+    assert await store.read("PRAGMA user_version") == [(VERSION + 1,)]
+    await store.aclose()
+    with sqlite3.connect(tmp_path / "factory.sqlite.broken-1") as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (VERSION,)
+        assert db.execute("SELECT count(*) FROM machine").fetchone()[0] > 0
+        assert not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'new'").fetchall()
+    db.close()
 
 
 async def test_one_write_or_none(tmp_path: Path) -> None:
