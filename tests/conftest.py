@@ -388,7 +388,20 @@ class PrivateLibvirt:
 
 
 @pytest.fixture(scope="session")
-def libvirt_engine(short_tmp: Path) -> Iterator[PrivateLibvirt]:
+def shared_tmp(short_tmp: Path) -> Iterator[Path]:
+    """A directory that is a shared mount, as all is where systemd runs: engines with mount namespaces of their own that
+    are started later see what is mounted below it."""
+    path = short_tmp / "shared"
+    path.mkdir()
+    subprocess.run(["mount", "--bind", str(path), str(path)], check=True)
+    subprocess.run(["mount", "--make-private", str(path)], check=True)
+    subprocess.run(["mount", "--make-shared", str(path)], check=True)
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@pytest.fixture(scope="session")
+def libvirt_engine(short_tmp: Path, shared_tmp: Path) -> Iterator[PrivateLibvirt]:
     """A libvirt of the tests' own, which must be empty when they are over."""
     engine = PrivateLibvirt(short_tmp / "v")
     try:
