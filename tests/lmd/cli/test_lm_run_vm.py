@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -29,15 +28,6 @@ cat /proc/self/status | grep -E '^(Uid|Gid|Umask)' >status
 exit 7
 """
 FILL = "while :; do head -c 1000000 /dev/zero >>$JOBOUTPUTS/large; done"
-
-
-@pytest.fixture
-def vm(lm, libvirt_engine, micro_kit) -> Iterator[object]:
-    """`lm` that knows a libvirt of the tests' own; the kit is built already."""
-    lines = [f"{key} = {json.dumps(value)}" for key, value in libvirt_engine.options.items()]
-    with (lm.home / "config/lmd.toml").open("a") as out:
-        out.write("\n".join(["", "[runtimes.kvm]", *lines, ""]))
-    yield lm
 
 
 def left(folder: Path) -> dict[str, bytes]:
