@@ -32,7 +32,12 @@ PACKAGES = (
     *("nftables", "docker.io", "busybox-static", "skopeo", "fuse3", "python3-venv", "libfuse3-3", "dash"),
     *("util-linux", "procps", "libarchive-tools", "psmisc"),
 )
-SUITES = ("tests/runtimes/test_contract_on_podman.py", "tests/runtimes/test_contract_on_docker.py", "tests/lmd/cli")
+SUITES = (
+    "tests/runtimes/test_cgroups.py",
+    "tests/runtimes/test_contract_on_podman.py",
+    "tests/runtimes/test_contract_on_docker.py",
+    "tests/lmd/cli/test_lm_run.py",
+)
 BEGIN, END = "LMD-IN-VM-BEGIN", "LMD-IN-VM-END"
 UNIT = """[Unit]
 Description=The suites
@@ -47,6 +52,11 @@ ExecStart=/bin/bash -c 'tar -xf /dev/vdb -C /run guest && exec bash /run/guest'
 [Install]
 WantedBy=multi-user.target
 """
+TELL = """def pytest_runtest_logreport(report):
+    if report.failed:
+        print(f"\\n{str(report.longrepr)[-1500:]}", flush=True)
+"""
+"""Why a test failed, when it does: a run that is cut off has no summary."""
 ADDRESS = "[Match]\nName=eth0\n[Network]\nDHCP=yes\n"
 GUEST = """#!/bin/bash
 stty -F /dev/ttyS0 -opost
@@ -64,8 +74,8 @@ systemctl stop docker.socket docker.service
 cd /opt/lmd
 /opt/venv/bin/lm doctor
 echo "doctor: $?"
-export LMD_TESTS_SLOWER={slower} PYTHONPATH=/opt/lmd
-/opt/venv/bin/python -m pytest -v --tb=short -p no:cacheprovider --timeout {timeout} {tests}
+export LMD_TESTS_SLOWER={slower} PYTHONPATH=/opt/lmd:/opt/bed
+/opt/venv/bin/python -m pytest -v --color=no --tb=short -p tell -p no:cacheprovider --timeout {timeout} {tests}
 echo "result: $?"
 echo {end}
 systemctl poweroff --force
@@ -123,8 +133,9 @@ def second_disk(home: Path, asked: argparse.Namespace) -> Path:
     timeout = int(120 * asked.slower)
     said = GUEST.format(begin=BEGIN, end=END, tests=shlex.join(words), slower=asked.slower, timeout=timeout)
     (content / "guest").write_text(said)
+    (content / "tell.py").write_text(TELL)
     disk = home / "second.tar"
-    subprocess.run(["tar", "-cf", disk, "-C", content, "guest", "source.tar", "wheels"], check=True)
+    subprocess.run(["tar", "-cf", disk, "-C", content, "guest", "tell.py", "source.tar", "wheels"], check=True)
     shutil.rmtree(content)
     return disk
 
@@ -171,7 +182,7 @@ def followed(console: Path, process: "subprocess.Popen[bytes]", last: float) -> 
 def report(said: str, asked: argparse.Namespace) -> int:
     """Print and record; 0 if the suites passed."""
     found = re.search(rf"^{BEGIN}\r?$(.*?)(?:^{END}|\Z)", said, re.DOTALL | re.MULTILINE)
-    text = found[1].replace("\r", "") if found else ""
+    text = re.sub(r"\x1b\[[0-9;]*m|\r", "", found[1]) if found else ""
     result = re.search(r"^result: (\d+)$", text, re.MULTILINE)
     if asked.record:
         asked.record.write_text("\n".join(recorded(text, asked)) + "\n")
@@ -182,7 +193,7 @@ def recorded(text: str, asked: argparse.Namespace) -> Iterator[str]:
     """The lines of the record."""
     versions = re.search(r"^versions: (.*)$", text, re.MULTILINE)
     counts = re.findall(r"^.*\b\d+ (?:passed|failed).* in .*$", text, re.MULTILINE)
-    passed, failed = (len(re.findall(rf"^\S+::.* {word}", text, re.MULTILINE)) for word in ("PASSED", "FAILED"))
+    passed, failed = (len(re.findall(rf"\b{word}\b +\[", text)) for word in ("PASSED", "FAILED"))
     unfinished = f"it did not come to its end in time: {passed} passed, {failed} failed until then"
     matching = f", those that match {asked.match!r}" if asked.match else ""
     yield "# The suites in a virtual machine with systemd and control groups of version 2"
@@ -193,6 +204,7 @@ def recorded(text: str, asked: argparse.Namespace) -> Iterator[str]:
     yield f"- {versions[1] if versions else 'the machine did not come as far as saying its versions'}"
     yield f"- {' '.join(asked.tests)}{matching}"
     yield f"- {counts[-1].strip('= ') if counts else unfinished}"
+    # Kernel messages may stand between a test's name and its result.
     for line in re.findall(r"^(?:FAILED|ERROR) tests.*$", text, re.MULTILINE)[:50]:
         yield f"- {line}"
 
