@@ -1,10 +1,12 @@
 """The daemon's figures: machines started, adopted, looked after.
 
-    python bench/daemon.py [fake] [adopt] [idle] [podman] [--machines 64] [--json]
+    python bench/daemon.py [fake] [adopt] [idle] [reaction] [podman] [--machines 64] [--json]
 
 fake    1,000 machines of the fake runtime from empty to running: machines a second, all of it in one process
 adopt   a daemon starts on 200 machines that run already: seconds from its start until it knows of each that it runs
 idle    a daemon that looks after 200 machines for 30 s: memory above a process that has imported the same, CPU share
+reaction  milliseconds from an event of the engine to the decision after it, and from then to the create call that fills
+        the freed slot: medians and the worst of 30, in a factory of 64 machines
 podman  real containers from an empty factory to all running, beside `podman run --detach` in a loop with the same
         parallelism, in the same run: seconds of each, and the ratio. Needs root and a working Podman.
 """
@@ -16,11 +18,13 @@ import os
 import shutil
 import signal
 import socket
+import statistics
 import struct
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,7 +37,8 @@ from lmd.environment.outcome import Why  # noqa: E402
 from lmd.factory.rows import Phase  # noqa: E402
 from lmd.factory.watched import AT_A_TIME  # noqa: E402
 from runtimes import cgroups  # noqa: E402
-from runtimes.contract import Settings  # noqa: E402
+from runtimes.contract import EndReason, Settings  # noqa: E402
+from runtimes.fake import Fake  # noqa: E402
 from runtimes.podman import Podman  # noqa: E402
 from runtimes.podman.service import oci_runtime  # noqa: E402
 
@@ -77,6 +82,52 @@ async def adopt(count: int = 200) -> dict[str, object]:
                 await asyncio.sleep(0.001)
             without = time.perf_counter() - began
         return {"machines": count, "seconds": round(seconds, 3), "seconds_without_database": round(without, 3)}
+
+
+async def reaction(rounds: int = 30, count: int = 64) -> dict[str, object]:
+    with tempfile.TemporaryDirectory() as directory:
+        site = Site(Path(directory))
+        told: list[float] = []
+
+        class Tells(Fake):
+            async def watch(self) -> AsyncIterator[str]:
+                async for name in super().watch():
+                    told.append(time.perf_counter())
+                    yield name
+
+        site.load = lambda name, _: Tells(site.settings) if name == "fake" else _lacking(name)
+        configured = config(machinetype("work", mb_per_processor=1, max_processors=1), total=count)
+        decided: list[float] = []
+        asked: list[float] = []
+        async with site.running(configured) as factory:
+            while len(rows(factory, Phase.RUNNING)) < count:
+                await asyncio.sleep(0.05)
+            for _ in range(rounds):
+                await asyncio.sleep(0.5)
+                known, made = set(factory.ledger.rows), _creates(site)
+                told.clear()
+                site.engine.cut(rows(factory, Phase.RUNNING)[0].id, EndReason.KILLED, 137)
+                while not told:
+                    await asyncio.sleep(0.001)
+                while set(factory.ledger.rows) == known:
+                    await asyncio.sleep(0.001)
+                decided.append(1000 * (time.perf_counter() - told[0]))
+                while _creates(site) == made:
+                    await asyncio.sleep(0.001)
+                asked.append(1000 * (time.perf_counter() - told[0]))
+        return {
+            "machines": count,
+            "event_to_decision_ms": [round(statistics.median(decided), 1), round(max(decided), 1)],
+            "event_to_create_ms": [round(statistics.median(asked), 1), round(max(asked), 1)],
+        }
+
+
+def _lacking(name: str) -> Fake:
+    raise LookupError(name)
+
+
+def _creates(site: Site) -> int:
+    return sum(exchange == "create.insert" for exchange, _ in site.engine.calls())
 
 
 TYPES = """
@@ -246,14 +297,15 @@ def _clear(home: Path, flags: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", nargs="*", choices=["fake", "adopt", "idle", "podman", []], default=[])
+    parser.add_argument("what", nargs="*", choices=["fake", "adopt", "idle", "reaction", "podman", []], default=[])
     parser.add_argument("--machines", type=int, default=64)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # nothing is left behind then either
     figures: dict[str, dict[str, object]] = {}
-    for name in arguments.what or ["fake", "adopt", "idle", "podman"]:
+    for name in arguments.what or ["fake", "adopt", "idle", "reaction", "podman"]:
         work = {"fake": lambda: asyncio.run(fake()), "adopt": lambda: asyncio.run(adopt()), "idle": idle}
+        work["reaction"] = lambda: asyncio.run(reaction())
         figures[name] = work[name]() if name in work else podman(arguments.machines)
         if not arguments.json:
             print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in figures[name].items()), flush=True)

@@ -27,6 +27,7 @@ from cvmfs.trust import check_repository_name
 CONVENTIONAL = Path("/cvmfs")
 CLIENT = "cvmfs2"
 _MOUNT_SECONDS = 120.0
+_BOOTED = Path("/run/systemd/system")
 _BIND, _REC, _PRIVATE, _SHARED = 0x1000, 0x4000, 1 << 18, 1 << 20
 
 
@@ -41,6 +42,10 @@ class Provider(Protocol):
     @property
     def root(self) -> Path:
         """Below which each repository has a directory of its name."""
+        ...
+
+    def mounted(self, repository: str) -> bool:
+        """Whether it is mounted now, working or not. Raises CvmfsError for what is no repository's name."""
         ...
 
     def ensure(self, repository: str, holder: int) -> Path:
@@ -60,7 +65,11 @@ class Provider(Protocol):
 def probe(path: Path, seconds: float) -> str:
     """Why the directory cannot be listed; empty if it can, within so many seconds."""
     ls = subprocess.Popen(
-        ["ls", "-U", "--", f"{path}/"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ["ls", "-U", "--", f"{path}/"],
+        env={**os.environ, "LC_ALL": "C"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
     try:
         _, said = ls.communicate(timeout=seconds)
@@ -103,6 +112,10 @@ class Embedded:
     def root(self) -> Path:
         """See Provider."""
         return self.base / "mnt"
+
+    def mounted(self, repository: str) -> bool:
+        """See Provider."""
+        return str(self.root / check_repository_name(repository)) in mounted()
 
     def ensure(self, repository: str, holder: int) -> Path:
         """See Provider."""
@@ -153,7 +166,7 @@ class Embedded:
         words += ["--pid-file", str(self.pid_file(repository))]
         if may_allow_others():
             words += ["-o", "allow_other"]
-        run_reader(words, repository)
+        run_reader(scoped(words, f"CernVM-FS repository {repository} for machines"), repository)
 
     def _end(self, repository: str, why: str) -> None:
         """End the process and its mount, also where they hang; the lock of the leases is held."""
@@ -213,6 +226,10 @@ class System:
     seconds: float = 60.0
     name: str = "system"
 
+    def mounted(self, repository: str) -> bool:
+        """See Provider."""
+        return str(self.root / check_repository_name(repository)) in mounted()
+
     def ensure(self, repository: str, holder: int) -> Path:
         """See Provider."""
         where = self.root / check_repository_name(repository)
@@ -228,8 +245,13 @@ class System:
     def remount(self, repository: str, holder: int) -> Path:
         """See Provider."""
         where = self.root / check_repository_name(repository)
-        if str(where) in mounted():
+        if (device := _device(where)) is not None:
+            with contextlib.suppress(OSError):  # what waits for it gets an error, also where the client was stopped
+                Path(f"/sys/fs/fuse/connections/{os.minor(device)}/abort").write_text("1")
             _run(["umount", "-l", "--", str(where)], self.seconds)
+            for pid in _clients(repository, where):
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)  # it holds the lock of its workspace
         return self.ensure(repository, holder)
 
     def _automounted(self) -> bool:
@@ -251,6 +273,29 @@ class System:
         code, said = _run(["mount", "-t", "cvmfs", repository, str(where)], self.seconds)
         if code != 0:
             raise Refused(f"{repository}: mount -t cvmfs failed ({code}): {said or 'it says nothing'}")
+
+
+def _device(where: Path) -> int | None:
+    """The device of the file system that is mounted there, by mountinfo alone; None if there is none of FUSE."""
+    found = None
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        head, _, kind = line.partition(" - ")
+        fields = head.split(" ")
+        if fields[4] == str(where) and kind.startswith("fuse"):
+            major, _, minor = fields[2].partition(":")
+            found = os.makedev(int(major), int(minor))
+    return found
+
+
+def _clients(repository: str, where: Path) -> list[int]:
+    """The processes `cvmfs2 … REPOSITORY WHERE`, with their watchdogs."""
+    found, wanted = [], {repository.encode(), os.fsencode(where)}
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = entry.read_bytes().rstrip(b"\0").split(b"\0")
+            if words[0].rpartition(b"/")[2] == CLIENT.encode() and wanted <= set(words):
+                found.append(int(entry.parent.name))
+    return found
 
 
 def client() -> str | None:
@@ -277,6 +322,14 @@ def run_reader(words: list[str], repository: str) -> None:
     if done.returncode != 0:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it says nothing"]
         raise CvmfsError("; ".join(line.removeprefix("cvmfs: ") for line in said[-3:])[:1000])
+
+
+def scoped(words: list[str], what: str) -> list[str]:
+    """The command in a unit of its own where systemd runs, so that it is neither accounted to nor ended with whoever
+    needs it first; else as it is. It keeps the mount namespace of this process, which the engines have to share."""
+    if os.geteuid() != 0 or not _BOOTED.is_dir() or shutil.which("systemd-run") is None:
+        return words
+    return ["systemd-run", "--scope", "--quiet", "--collect", f"--description={what}", "--", *words]
 
 
 def kill_server(pid_file: Path) -> None:

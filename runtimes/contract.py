@@ -389,6 +389,7 @@ class Capabilities:
     disks: bool = False  # Spec.disk_bytes and Spec.seed
     graphics: bool = False
     placement: bool = False
+    idle: bool = False  # the lowest weight of processor time, for Spec.idle
     usage: bool = True
     architectures: frozenset[str] = frozenset()
     end_reasons: frozenset[EndReason] = frozenset()
@@ -542,6 +543,7 @@ def unmet(spec: Spec, can: Capabilities) -> list[str]:
         ("graphics", can.graphics or not spec.graphics, "graphics"),
         ("placement", can.placement or spec.placement is None, "placement on processors and memory"),
         ("before_start", can.before_start or spec.before_start is None, "a step before the payload starts"),
+        ("idle", can.idle or not spec.idle, "the lowest weight of processor time, for an idle machine"),
         (
             "user_namespace",
             can.user_namespace or spec.user_namespace is not UserNamespace.REQUIRED,

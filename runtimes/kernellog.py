@@ -12,7 +12,10 @@ _KILL = re.compile(rb"oom-kill:.*oom_memcg=(\S+?),")
 
 
 def groups_killed_by_memory_limit(device: Path = Path("/dev/kmsg")) -> frozenset[str]:
-    """Last path component of every control group whose limit has killed; empty where the log may not be read."""
+    """Path of every control group whose limit has killed; empty where the log may not be read.
+
+    The whole path: on control groups v2 crun puts the processes one level below the group that bears the id.
+    """
     try:
         descriptor = os.open(device, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -31,7 +34,7 @@ def groups_killed_by_memory_limit(device: Path = Path("/dev/kmsg")) -> frozenset
             if not record:
                 break
             if match := _KILL.search(record):
-                found.add(match[1].decode(errors="replace").rpartition("/")[2])
+                found.add(match[1].decode(errors="replace"))
     finally:
         os.close(descriptor)
     return frozenset(found)

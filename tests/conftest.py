@@ -33,6 +33,15 @@ from runtimes import cgroups
 from runtimes.contract import Image, ImageKind, Settings
 from runtimes.podman import Podman
 
+SLOWER = float(os.environ.get("LMD_TESTS_SLOWER", "1"))
+"""How many times longer than on plain hardware the tests wait: tests/in_vm.py sets it for emulation."""
+
+
+@pytest.fixture(scope="session")
+def slower() -> float:
+    """By how much to stretch what is waited for here."""
+    return SLOWER
+
 
 def _busybox_root(root: Path) -> Path:
     """A root file system of busybox alone, with the files that a root directory used in place must hold."""
@@ -229,7 +238,7 @@ class PrivatePodman:
         script = 'umount "$0" && exec "$@"'
         command = ["unshare", "--mount", "--propagation=slave", "sh", "-c", script, str(cgroups.mounts().v2)]
         self._started = subprocess.Popen([*command, *service, "system", "service", "--time=0", f"unix://{path}"])
-        last = time.monotonic() + 20
+        last = time.monotonic() + 20 * SLOWER
         while not path.exists():
             assert time.monotonic() < last, "podman's service did not start"
             time.sleep(0.05)
@@ -256,7 +265,7 @@ class PrivatePodman:
                     archive.add(root, arcname=".")
                 engine = await runtime._ready()
                 path = f"/images/import?reference={name}"
-                answer = await engine.upload(path, lambda: packed.open("rb"), seconds=60)
+                answer = await engine.upload(path, lambda: packed.open("rb"), seconds=60 * SLOWER)
                 assert answer.status == 200, answer.message
                 packed.unlink()
             finally:
@@ -268,7 +277,7 @@ class PrivatePodman:
     def close(self) -> list[str]:
         """End all and remove all; returns the names of containers that tests have left."""
         left = asyncio.run(self._clear())
-        last = time.monotonic() + 10
+        last = time.monotonic() + 10 * SLOWER
         while _cleaning(self.directory) and time.monotonic() < last:
             time.sleep(0.05)
         for path in [*self.directory.glob("run/*.sock"), *self.directory.glob("*.sock")]:
@@ -379,7 +388,20 @@ class PrivateLibvirt:
 
 
 @pytest.fixture(scope="session")
-def libvirt_engine(short_tmp: Path) -> Iterator[PrivateLibvirt]:
+def shared_tmp(short_tmp: Path) -> Iterator[Path]:
+    """A directory that is a shared mount, as all is where systemd runs: engines with mount namespaces of their own that
+    are started later see what is mounted below it."""
+    path = short_tmp / "shared"
+    path.mkdir()
+    subprocess.run(["mount", "--bind", str(path), str(path)], check=True)
+    subprocess.run(["mount", "--make-private", str(path)], check=True)
+    subprocess.run(["mount", "--make-shared", str(path)], check=True)
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@pytest.fixture(scope="session")
+def libvirt_engine(short_tmp: Path, shared_tmp: Path) -> Iterator[PrivateLibvirt]:
     """A libvirt of the tests' own, which must be empty when they are over."""
     engine = PrivateLibvirt(short_tmp / "v")
     try:

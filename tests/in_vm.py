@@ -1,51 +1,84 @@
 """The second test bed: a virtual machine with systemd and control groups v2, in which the container suites run.
 
-    python tests/in_vm.py [--processors 2] [--memory 4096] [--tests PATH…] [--record docs/test-in-vm.md]
+    python tests/in_vm.py [--processors 2] [--memory 4096] [--tests WORDS…] [--record docs/test-in-vm.md]
 
-Builds a disk like images/debian-vm that holds the engines' packages, this checkout and wheels of all that it needs,
-boots it under QEMU (accelerated where that works), installs lmd in it as on a site (a virtual environment, no network),
-runs `lm doctor` and the suites, and prints what they said; `--record` writes the result with date and versions. Needs
-root, QEMU, and a mirror for the packages. In emulation it takes hours: name fewer tests.
+Builds a disk like images/debian-vm that holds the engines' packages (kept in the cache of images), boots it under QEMU
+(accelerated where that works) with this checkout and wheels of all that it needs on a second disk, installs lmd in it
+as on a site (a virtual environment, no network), runs `lm doctor` and the suites, and prints what they said; `--record`
+writes the result with date and versions. Needs root, QEMU, and a mirror for the packages. In emulation all is 10 to 20
+times slower than the host: `--slower` stretches what the suites wait for, `--tests` names fewer.
 """
 
 import argparse
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from images.bootable import DISK
-from images.builder import build
+from images.cache import default_directory, ensure
 from images.recipe import find_recipe, load
-from lmd.environment.seed import Seed, write
 
 ROOT = Path(__file__).parents[1]
+EPOCH = 1_795_000_000
 PACKAGES = (
     *("podman", "crun", "runc", "uidmap", "slirp4netns", "fuse-overlayfs", "netavark", "aardvark-dns", "iptables"),
-    *("nftables", "docker.io", "busybox-static", "mmdebstrap", "skopeo", "fuse3", "python3-venv", "libfuse3-3", "dash"),
-    *("util-linux", "procps", "libarchive-tools"),
+    *("nftables", "docker.io", "busybox-static", "skopeo", "fuse3", "python3-venv", "libfuse3-3", "dash"),
+    *("util-linux", "procps", "libarchive-tools", "psmisc"),
 )
-SUITES = ("tests/runtimes/test_contract_on_podman.py", "tests/runtimes/test_contract_on_docker.py", "tests/lmd/cli")
+SUITES = (
+    "tests/runtimes/test_cgroups.py",
+    "tests/runtimes/test_contract_on_podman.py",
+    "tests/runtimes/test_contract_on_docker.py",
+    "tests/lmd/cli/test_lm_run.py",
+)
 BEGIN, END = "LMD-IN-VM-BEGIN", "LMD-IN-VM-END"
+UNIT = """[Unit]
+Description=The suites
+After=multi-user.target
+[Service]
+Type=exec
+Environment=HOME=/root
+StandardOutput=file:/dev/ttyS0
+StandardError=file:/dev/ttyS0
+# As under a login: the suites make machines in control groups of the engines' own.
+ExecStart=/bin/bash -c 'tar -xf /dev/vdb -C /run guest && exec bash /run/guest'
+[Install]
+WantedBy=multi-user.target
+"""
+TELL = """def pytest_runtest_logreport(report):
+    if report.failed:
+        print(f"\\n{str(report.longrepr)[-1500:]}", flush=True)
+"""
+"""Why a test failed, when it does: a run that is cut off has no summary."""
+ADDRESS = "[Match]\nName=eth0\n[Network]\nDHCP=yes\n"
 GUEST = """#!/bin/bash
-exec >/dev/ttyS0 2>&1
 stty -F /dev/ttyS0 -opost
 echo {begin}
-mkdir /opt/lmd && tar -xJf /opt/source.tar.xz -C /opt/lmd && tar -xJf /opt/wheels.tar.xz -C /opt
+growpart /dev/vda 1; resize2fs /dev/vda1 # what cloud-init would have done
+mkdir -p /opt/lmd /opt/bed && tar -xf /dev/vdb -C /opt/bed && tar -xf /opt/bed/source.tar -C /opt/lmd
 python3 -m venv /opt/venv
-/opt/venv/bin/pip install -q --no-index --find-links /opt/wheels 'lmd[cvmfs,dev]'
+/opt/venv/bin/pip install -q --no-index --find-links /opt/bed/wheels 'lmd[cvmfs,dev]'
 . /etc/os-release
 echo "versions: $PRETTY_NAME, Linux $(uname -r), systemd $(systemctl --version | awk 'NR==1{{print $2}}')," \\
-    "$(podman --version), $(docker --version | cut -d, -f1), $(findmnt -n -o FSTYPE /sys/fs/cgroup)"
+    "$(podman --version), $(docker --version | cut -d, -f1), $(crun --version | head -1)," \\
+    "$(runc --version | head -1), $(findmnt -n -o FSTYPE /sys/fs/cgroup)"
+# No Docker of the host's: the suites bring private ones, and two keep house in one network badly.
+systemctl stop docker.socket docker.service
 cd /opt/lmd
 /opt/venv/bin/lm doctor
-/opt/venv/bin/python -m pytest -q -p no:cacheprovider --timeout 1800 {tests}
+echo "doctor: $?"
+export LMD_TESTS_SLOWER={slower} PYTHONPATH=/opt/lmd:/opt/bed
+/opt/venv/bin/python -m pytest -v --color=no --tb=short -p tell -p no:cacheprovider --timeout {timeout} {tests}
 echo "result: $?"
 echo {end}
-systemctl poweroff
+systemctl poweroff --force
 """
 
 
@@ -53,106 +86,127 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--processors", type=int, default=2)
     parser.add_argument("--memory", type=int, default=4096, metavar="MIB")
-    parser.add_argument("--tests", nargs="+", default=list(SUITES))
+    parser.add_argument("--tests", nargs="+", default=list(SUITES), help="words for pytest", metavar="WORD")
+    parser.add_argument("--match", default="", help="only tests that match, as pytest's -k")
+    parser.add_argument("--slower", type=float, default=8.0, help="how many times longer the suites wait")
     parser.add_argument("--seconds", type=int, default=6 * 3600)
     parser.add_argument("--acceleration", choices=["kvm", "tcg"], default="tcg")
     parser.add_argument("--record", type=Path)
-    parser.add_argument("--disk", type=Path, help="a disk that was kept; made and kept here where there is none")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lmd-in-vm.", dir="/var/tmp") as scratch:
-        home = Path(scratch)
-        disk = asked.disk or home / DISK
-        if not disk.exists():
-            make_disk(home, disk)
-        said = boot(home, disk, asked)
+        said = boot(Path(scratch), bed(Path(scratch)), asked)
     return report(said, asked)
 
 
-def make_disk(home: Path, disk: Path) -> None:
-    """A disk like the cloud image's, with the engines, this checkout and the wheels."""
+def bed(home: Path) -> Path:
+    """A disk like the cloud image's with the engines, which runs what a second disk says."""
     folder = home / "test-bed"
     folder.mkdir()
-    wheels = home / "wheels"
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--wheel-dir", str(wheels), f"{ROOT}[cvmfs,dev]"]
-    subprocess.run(command, check=True)
-    subprocess.run(["tar", "-cJf", folder / "wheels.tar.xz", "-C", home, "wheels"], check=True)
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
-    pack = ["tar", "-cJf", folder / "source.tar.xz", "--null", "--files-from=-", "-C", ROOT]
-    subprocess.run(pack, input=listed, cwd=ROOT, check=True)
     settings = find_recipe("debian-vm").settings
     packages = ", ".join(f'"{name}"' for name in sorted({*settings.packages, *PACKAGES}))
-    cloud = settings.files["/etc/cloud/cloud.cfg.d/90-lmd.cfg"].text or ""
+    (folder / "unit").write_text(UNIT)
+    (folder / "address").write_text(ADDRESS)
     (folder / "recipe.toml").write_text(
         f'description = "the second test bed"\nkind = "vm"\nsuite = "{settings.suite}"\npackages = [{packages}]\n'
-        f'[files."/etc/cloud/cloud.cfg.d/90-lmd.cfg"]\ntext = """{cloud}"""\n'
-        '[files."/opt/source.tar.xz"]\nsource = "source.tar.xz"\n'
-        '[files."/opt/wheels.tar.xz"]\nsource = "wheels.tar.xz"\n'
+        '[files."/etc/systemd/system/test-bed.service"]\nsource = "unit"\n'
+        '[files."/etc/systemd/system/multi-user.target.wants/test-bed.service"]\nlink = "../test-bed.service"\n'
+        '[files."/etc/systemd/system/multi-user.target.wants/systemd-networkd.service"]\n'
+        'link = "/lib/systemd/system/systemd-networkd.service"\n'
+        '[files."/etc/systemd/network/80-dhcp.network"]\nsource = "address"\n'
+        '[files."/etc/cloud/cloud-init.disabled"]\ntext = ""\n'
     )
-    build(load(folder), home / "image.tar", int(time.time()), progress=lambda step: print(step, flush=True))
-    shutil.move(home / DISK, disk)
+    directory = default_directory(os.environ, os.geteuid())
+    built = ensure(directory, load(folder), EPOCH, progress=lambda step: print(step, flush=True))
+    return built.path.with_name(DISK)
+
+
+def second_disk(home: Path, asked: argparse.Namespace) -> Path:
+    """A tar file with the script, this checkout and the wheels, which the machine reads as a disk."""
+    content = home / "content"
+    content.mkdir()
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--wheel-dir", str(content / "wheels")]
+    subprocess.run([*command, f"{ROOT}[cvmfs,dev]"], check=True)
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    pack = ["tar", "-cf", content / "source.tar", "--null", "--files-from=-"]
+    subprocess.run(pack, input=listed, cwd=ROOT, check=True)
+    words = [*asked.tests, *(["-k", asked.match] if asked.match else [])]
+    timeout = int(120 * asked.slower)
+    said = GUEST.format(begin=BEGIN, end=END, tests=shlex.join(words), slower=asked.slower, timeout=timeout)
+    (content / "guest").write_text(said)
+    (content / "tell.py").write_text(TELL)
+    disk = home / "second.tar"
+    subprocess.run(["tar", "-cf", disk, "-C", content, "guest", "tell.py", "source.tar", "wheels"], check=True)
+    shutil.rmtree(content)
+    return disk
 
 
 def boot(home: Path, disk: Path, asked: argparse.Namespace) -> str:
     """Boot, wait until it has switched itself off, and give what its console said."""
-    script = GUEST.format(begin=BEGIN, end=END, tests=" ".join(asked.tests))
-    write(home / "seed.iso", Seed(instance_id=str(time.time()), hostname="test-bed", user_data=script.encode()))
-    overlay, console = home / "overlay.qcow2", home / "console"
-    backing = ["-b", str(disk.absolute()), "-F", "qcow2", str(overlay), "30G"]
+    overlay, console, second = home / "overlay.qcow2", home / "console", second_disk(home, asked)
+    backing = ["-b", str(disk.resolve()), "-F", "qcow2", str(overlay), "30G"]
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *backing], check=True)
-    command = ["qemu-system-x86_64", "-machine", "q35", "-accel", asked.acceleration]
-    command += [
-        "-cpu",
-        "host" if asked.acceleration == "kvm" else "max",
-        "-nographic",
-        "-no-reboot",
-        "-monitor",
-        "none",
-    ]
-    command += ["-smp", str(asked.processors), "-m", str(asked.memory)]
-    command += ["-serial", f"file:{console}", "-monitor", "none"]
-    command += ["-drive", f"file={overlay},if=virtio,discard=unmap", "-device", "virtio-scsi-pci"]
-    command += [
-        "-drive",
-        f"file={home / 'seed.iso'},if=none,id=cd,format=raw,readonly=on",
-        "-device",
-        "scsi-cd,drive=cd",
-    ]
-    command += ["-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n", "-device", "virtio-rng-pci"]
+    machine = {
+        "-machine": "q35",
+        "-accel": asked.acceleration,
+        "-cpu": "host" if asked.acceleration == "kvm" else "max",
+        "-smp": str(asked.processors),
+        "-m": str(asked.memory),
+        "-serial": f"file:{console}",
+        "-monitor": "none",
+        "-netdev": "user,id=n",
+    }
+    command = ["qemu-system-x86_64", "-nographic", "-no-reboot", *(word for pair in machine.items() for word in pair)]
+    command += ["-drive", f"file={overlay},if=virtio,discard=unmap"]
+    command += ["-drive", f"file={second},if=virtio,format=raw,readonly=on"]
+    command += ["-device", "virtio-net-pci,netdev=n", "-device", "virtio-rng-pci"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    last, shown = time.monotonic() + asked.seconds, 0
     try:
-        while process.poll() is None and time.monotonic() < last:
-            time.sleep(1)
-            text = console.read_text(errors="replace") if console.exists() else ""
-            print(text[shown:], end="", flush=True)
-            shown = len(text)
+        for more in followed(console, process, time.monotonic() + asked.seconds):
+            print(more, end="", flush=True)
     finally:
         process.kill()
         process.wait()
     return console.read_text(errors="replace")
 
 
+def followed(console: Path, process: "subprocess.Popen[bytes]", last: float) -> Iterator[str]:
+    """What the console says, as it comes, until the machine is off or its time is over."""
+    shown = 0
+    while process.poll() is None and time.monotonic() < last:
+        time.sleep(1)
+        text = console.read_text(errors="replace") if console.exists() else ""
+        yield text[shown:]
+        shown = len(text)
+
+
 def report(said: str, asked: argparse.Namespace) -> int:
     """Print and record; 0 if the suites passed."""
-    found = re.search(rf"^{BEGIN}\r?$(.*?)^{END}", said, re.DOTALL | re.MULTILINE)
-    text = found[1].replace("\r", "") if found else ""
+    found = re.search(rf"^{BEGIN}\r?$(.*?)(?:^{END}|\Z)", said, re.DOTALL | re.MULTILINE)
+    text = re.sub(r"\x1b\[[0-9;]*m|\r", "", found[1]) if found else ""
     result = re.search(r"^result: (\d+)$", text, re.MULTILINE)
+    if asked.record:
+        asked.record.write_text("\n".join(recorded(text, asked)) + "\n")
+    return int(result[1]) if result else 3
+
+
+def recorded(text: str, asked: argparse.Namespace) -> Iterator[str]:
+    """The lines of the record."""
     versions = re.search(r"^versions: (.*)$", text, re.MULTILINE)
     counts = re.findall(r"^.*\b\d+ (?:passed|failed).* in .*$", text, re.MULTILINE)
-    failed = re.findall(r"^(?:FAILED|ERROR) .*$", text, re.MULTILINE)
-    if asked.record:
-        lines = [
-            "# The suites in a virtual machine with systemd and control groups of version 2",
-            "",
-            f"Written by `make test-in-vm` on {time.strftime('%Y-%m-%d')} ({asked.acceleration}).",
-            "",
-            f"- {versions[1] if versions else 'the machine did not come as far as saying its versions'}",
-            f"- {' '.join(asked.tests)}",
-            f"- {counts[-1].strip('= ') if counts else 'no result: it did not come to its end in time'}",
-            *(f"- {line}" for line in failed[:50]),
-        ]
-        asked.record.write_text("\n".join(lines) + "\n")
-    return int(result[1]) if result else 3
+    passed, failed = (len(re.findall(rf"\b{word}\b +\[", text)) for word in ("PASSED", "FAILED"))
+    unfinished = f"it did not come to its end in time: {passed} passed, {failed} failed until then"
+    matching = f", those that match {asked.match!r}" if asked.match else ""
+    yield "# The suites in a virtual machine with systemd and control groups of version 2"
+    yield ""
+    how = f"{asked.acceleration}, time limits of the tests ×{asked.slower:g}"
+    yield f"Written by `make test-in-vm` on {time.strftime('%Y-%m-%d')} ({how})."
+    yield ""
+    yield f"- {versions[1] if versions else 'the machine did not come as far as saying its versions'}"
+    yield f"- {' '.join(asked.tests)}{matching}"
+    yield f"- {counts[-1].strip('= ') if counts else unfinished}"
+    # Kernel messages may stand between a test's name and its result.
+    for line in re.findall(r"^(?:FAILED|ERROR) tests.*$", text, re.MULTILINE)[:50]:
+        yield f"- {line}"
 
 
 if __name__ == "__main__":

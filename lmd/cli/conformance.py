@@ -32,7 +32,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
   lm conformance
 
-  lm conformance podman --environment
+  lm conformance podman --environment --http
 
   lm conformance podman --check secrets-arrive --check nested-containers-work --json
 
@@ -47,6 +47,10 @@ def conformance(
     ] = None,
     contract: Annotated[bool, typer.Option("--contract", help="Only what the engine has to do for lmd.")] = False,
     environment: Annotated[bool, typer.Option("--environment", help="Only what a machine has to see and do.")] = False,
+    http: Annotated[
+        bool,
+        typer.Option("--http", help="Also the environment by HTTP, for which the factory's network is made (root)."),
+    ] = False,
     only: Annotated[
         list[str] | None, typer.Option("--check", metavar="NAME", help="Only this check; may be repeated.")
     ] = None,
@@ -62,7 +66,7 @@ def conformance(
     Real machines are started and removed, about a hundred, of a small image that is built at the first time. Each
     result is printed as it comes; all checks together take two or three minutes. Ctrl-C ends it and cleans up.
     """
-    wanted = _wanted(contract, environment, only or [])
+    wanted = _wanted(contract, environment, http, only or [])
     if listing:
         _list(wanted, as_json)
         return
@@ -76,10 +80,10 @@ def conformance(
     raise typer.Exit(PROBLEM if counts["failed"] else 0)
 
 
-def _wanted(contract: bool, environment: bool, names: list[str]) -> "list[Entry]":
+def _wanted(contract: bool, environment: bool, http: bool, names: list[str]) -> "list[Entry]":
     """The checks that are asked for; a name that none has is a wrong usage."""
     from lmd.config.rules import nearest
-    from lmd.conformance.both import CONTRACT, ENVIRONMENT, listed
+    from lmd.conformance.both import CONTRACT, ENVIRONMENT, by_http, listed
 
     suites = {name for name, asked in ((CONTRACT, contract), (ENVIRONMENT, environment)) if asked}
     entries = [entry for entry in listed() if not suites or entry.suite in suites]
@@ -87,7 +91,9 @@ def _wanted(contract: bool, environment: bool, names: list[str]) -> "list[Entry]
     if unknown := [name for name in names if name not in known]:
         lines = [f"--check {name}: no check of this name{nearest(name, known)}" for name in unknown]
         fail("\n".join([*lines, "see all with: lm conformance --list"]), USAGE)
-    return [entry for entry in entries if not names or entry.name in names]
+    if names:
+        return [entry for entry in entries if entry.name in names]
+    return [entry for entry in entries if http or not by_http(entry)]
 
 
 def _list(entries: "list[Entry]", as_json: bool) -> None:

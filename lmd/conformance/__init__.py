@@ -10,13 +10,14 @@ portraits of two machines differ.
 
 from lmd.conformance.beside import Live
 from lmd.conformance.check import Check, Outcome, Result
-from lmd.conformance.checks import CHECKS, WITH_REPOSITORY
+from lmd.conformance.checks import BY_HTTP, CHECKS, WITH_REPOSITORY
 from lmd.conformance.ground import Ground, NotAvailable, prepare, working_directory
 from lmd.conformance.report import Difference, Report, compare, parse
 from lmd.conformance.runner import run, run_one
 from lmd.conformance.trial import Interrupted, Left, Trial
 
 __all__ = [
+    "BY_HTTP",
     "CHECKS",
     "WITH_REPOSITORY",
     "Check",

@@ -19,6 +19,7 @@ from runtimes.contract import Image, ImageKind
 
 CONTRACT, ENVIRONMENT = "contract", "environment"
 IMAGE = "busybox"
+_ENVIRONMENTS = (*checks.CHECKS, *checks.WITH_REPOSITORY, *checks.BY_HTTP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +62,14 @@ def listed() -> list[Entry]:
     """Every check, in the order in which they are made."""
     return [
         *(Entry(CONTRACT, c.name, c.sentence) for c in conformance.CHECKS),
-        *(Entry(ENVIRONMENT, c.name, c.sentence) for c in (*checks.CHECKS, *checks.WITH_REPOSITORY)),
+        *(Entry(ENVIRONMENT, c.name, c.sentence) for c in _ENVIRONMENTS),
         ALIKE,
     ]
+
+
+def by_http(entry: Entry) -> bool:
+    """True for a check whose machines want the factory's network."""
+    return entry.name in {c.name for c in checks.BY_HTTP}
 
 
 def image(places: Places, progress: Progress) -> Image:
@@ -91,7 +97,7 @@ async def run(
             context = contract.context(runtime, config, places, image, directory)
             async for result in conformance.run(context, contracts):
                 yield _told(runtime, CONTRACT, result)
-    environments = [c for c in (*checks.CHECKS, *checks.WITH_REPOSITORY) if c.name in names]
+    environments = [c for c in _ENVIRONMENTS if c.name in names]
     if environments:
         async with aclosing(runner.run(runtime, config, places, image, environments)) as results:
             async for made in results:

@@ -63,13 +63,16 @@ ROWS: Mapping[str, Told] = {
     "disks of its own": _is("disks"),
     "graphics": _is("graphics"),
     "placement on processors and memory": _is("placement"),
+    "lowest weight (class idle)": _is("idle"),
     "usage": _is("usage"),
     "console (lm logs)": _has("logs"),
     "lm exec, lm shell": _has("exec"),
     **{f"tells an end as {reason}": _in("end_reasons", reason) for reason in EndReason},
 }
 
-OF_THE_HOST = frozenset({*(f"limit on {limit}" for limit in Limit), "FUSE in nested containers", "usage"})
+OF_THE_HOST = frozenset(
+    {*(f"limit on {limit}" for limit in Limit), "FUSE in nested containers", "lowest weight (class idle)", "usage"}
+)
 """Rows in which the same engine differs from host to host."""
 
 

@@ -28,6 +28,7 @@ from lmd.factory.tending import Tending
 from lmd.factory.tidy import tidy
 from lmd.factory.upkeep import Upkeep
 from lmd.factory.warnings import Kind
+from lmd.repositories.keeping import Keeping
 from lmd.vacuum.decision import Decision
 from runtimes.contract import Seen
 
@@ -71,8 +72,9 @@ class Factory:
         self._ready = Ready(
             lambda: here.config, self.places, self.clocks, here.wake, lambda text: here.say("image", text=text)
         )
-        self._upkeep = Upkeep(here, self._ready, self._chores)
-        self.placing = Placing(here, self._ready)
+        repositories = Keeping(self.places)
+        self._upkeep = Upkeep(here, self._ready, self._chores, repositories)
+        self.placing = Placing(here, self._ready, repositories)
         self.observing = Observing(here)
         self.tending = Tending(here, self.acts)
         self.filling = Filling(here, self.observing, self.placing, self.acts)
@@ -122,10 +124,11 @@ class Factory:
     async def run(self) -> None:
         """Pass after pass, until `end`. What goes wrong in one is told, and the next begins."""
         while not self._ended:
+            stirred = self._stirred or self._wake.is_set()  # also by what came after the time was up
             self._wake.clear()
             began = self.clocks.boot()
             try:
-                if self._stirred or began - self._passed >= TICK_SECONDS:
+                if stirred or began - self._passed >= TICK_SECONDS:
                     self._passed = began
                     await self.one_pass()
                 else:

@@ -79,17 +79,19 @@ def factory(
     unusable: Mapping[str, str],
     shutdown_time: float | None,
 ) -> facts.Factory:
-    """This factory now. Reads the host's load, free memory and free disk."""
+    """This factory now. Reads the host's load, memory and free disk."""
     try:
         disk = shutil.disk_usage(machines).free
     except OSError:
         disk = None
+    memory = psutil.virtual_memory()
     return facts.Factory(
         name=name,
         total_processors=total,
         cpus=os.cpu_count(),
         hs06_per_processor=config.settings.hs06_per_processor,
-        free_memory_bytes=psutil.virtual_memory().available,
+        memory_bytes=memory.total,
+        free_memory_bytes=memory.available,
         free_disk_bytes=disk,
         load=os.getloadavg()[0],
         draining=draining,

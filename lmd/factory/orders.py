@@ -15,7 +15,7 @@ from lmd.environment.outcome import Why
 from lmd.factory.factory import Factory
 from lmd.factory.rows import Row
 from lmd.machine.image import BUILT
-from lmd.vacuum.decision import Start
+from lmd.vacuum.decision import Start, many
 
 IMAGE_SECONDS = 3600.0
 
@@ -100,7 +100,7 @@ class Orders:
         count = processors or min(type_.max_processors, max(type_.min_processors, factory.filling.free()))
         if count > factory.filling.free():
             raise NotPossible(
-                f"machinetype {type_.name}: needs {count} processors, {max(0, factory.filling.free())} are free"
+                f"machinetype {type_.name}: needs {many(count, 'processor')}, {max(0, factory.filling.free())} free"
             )
         life = min(type_.max_wallclock_seconds, seconds or type_.max_wallclock_seconds)
         until = factory.clocks.wall() + life

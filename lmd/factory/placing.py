@@ -8,6 +8,7 @@ from lmd.factory.host import Premises
 from lmd.factory.ready import Ready
 from lmd.machine.material import Material
 from lmd.machine.spec import needed
+from lmd.repositories.keeping import Keeping
 from runtimes.contract import Spec
 
 Placed = tuple[str, Material]
@@ -17,8 +18,8 @@ Placed = tuple[str, Material]
 class Placing:
     """Places machinetypes on the engines of one factory."""
 
-    def __init__(self, here: Premises, ready: Ready) -> None:
-        self._here, self._ready = here, ready
+    def __init__(self, here: Premises, ready: Ready, repositories: Keeping) -> None:
+        self._here, self._ready, self._repositories = here, ready, repositories
         self._needs: dict[str, tuple[MachineType, Spec | None]] = {}
 
     def all(self) -> tuple[dict[str, str], dict[str, Placed]]:
@@ -49,6 +50,8 @@ class Placing:
         usable = [name for name in names if not problems[name]]
         if not usable:
             return f"no runtime for it is available: {'; '.join(f'{n}: {problems[n]}' for n in names)}"
+        if broken := self._repositories.problem(type_):
+            return broken
         image = self._ready.image(type_, here.engines[usable[0]].runtime)
         return image if isinstance(image, str) else (usable[0], image)
 

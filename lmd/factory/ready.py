@@ -10,6 +10,8 @@ from lmd.factory.rows import Clocks
 from lmd.machine.image import NoImage
 from lmd.machine.material import Material, material_of
 from lmd.places import Places
+from lmd.repositories.handing import located
+from lmd.repositories.provider import NoRepositories
 from runtimes.contract import ImageKind, Images, Runtime, RuntimeFault
 
 FETCH_SECONDS = 3600.0
@@ -76,6 +78,7 @@ class Ready:
     async def _fetch(self, key: Key, type_: MachineType, runtime: Runtime) -> None:
         try:
             async with asyncio.timeout(FETCH_SECONDS):
+                type_ = await located(type_, self._config(), self._places)
                 made = await material_of(type_, self._config(), self._places, self._tell)
                 if isinstance(runtime, Images) and made.image.kind is not ImageKind.ROOT_DIRECTORY:
                     self._brought[await runtime.ensure(made.image)] = self._clocks.boot()
@@ -83,7 +86,7 @@ class Ready:
             self._failed.pop(key, None)
         except TimeoutError:
             self._fail(key, f"its image was not fetched within {FETCH_SECONDS:g} s")
-        except (NoImage, ImageError, RuntimeFault, OSError) as error:
+        except (NoImage, ImageError, NoRepositories, RuntimeFault, OSError) as error:
             self._fail(key, str(error))
         except Exception as error:
             self._fail(key, f"{type(error).__name__}: {error}")

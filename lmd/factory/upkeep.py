@@ -9,26 +9,32 @@ from lmd.factory.warnings import Kind
 from lmd.image_store import keep_within_budget
 from lmd.machine import connection
 from lmd.network import factory_network
+from lmd.repositories import keeping
 
 IMAGES_SECONDS = 900.0
 """Between two looks at the images."""
 PRUNE_SECONDS = 3600.0
 NETWORK_SECONDS = 10.0
 MEND_SECONDS = 90.0
+REPOSITORIES_SECONDS = 600.0
 
 
 class Upkeep:
     """Chores of one factory."""
 
-    def __init__(self, here: Premises, ready: Ready, chores: Chores) -> None:
+    def __init__(self, here: Premises, ready: Ready, chores: Chores, repositories: keeping.Keeping) -> None:
         self._here, self._ready, self._thread = here, ready, chores.thread
+        self._repositories = repositories
 
     def chores(self) -> list[Chore]:
         """All of them. Add what has to be looked at now and then here: with a deadline, and blocking calls in a thread
         of their own, so that it holds up nothing else."""
         images = Chore(name="images", work=self._images, rest=IMAGES_SECONDS, within=PRUNE_SECONDS)
         network = Chore(name="network", work=self._network, rest=NETWORK_SECONDS, within=MEND_SECONDS)
-        return [images, network] if os.geteuid() == 0 else [images]
+        repositories = Chore(
+            name="repositories", work=self._kept, rest=keeping.LOOK_SECONDS, within=REPOSITORIES_SECONDS
+        )
+        return [images, repositories, network] if os.geteuid() == 0 else [images, repositories]
 
     async def _images(self) -> None:
         """Remove what was used least recently while all images take more than `image_budget`; those of configured
@@ -52,3 +58,15 @@ class Upkeep:
         here.ledger.warnings.resolved(Kind.NETWORK)
         if mended:
             here.say("network-mended")
+
+    async def _kept(self) -> None:
+        """Keep the repositories of types in use mounted; those that do not answer stop only types that need them."""
+        here, kept = self._here, self._repositories
+        before = kept.states
+        await self._thread(lambda: kept.look(here.config))
+        here.ledger.warnings.hold(Kind.REPOSITORY, kept.problems)
+        while kept.done:
+            kind, name, why = kept.done.pop(0)
+            here.say(kind, repository=name, problem=why)
+        if kept.states != before:
+            here.wake()

@@ -24,6 +24,7 @@ class Kind(StrEnum):
     CLOCK = "clock"  # the wall clock has jumped
     IMAGES = "images"  # images cannot be held to their budget
     NETWORK = "network"  # the machines' network is broken
+    REPOSITORY = "repository"  # a CernVM-FS repository that types need does not answer
     CHORE = "chore"  # something that is done now and then fails, or hangs
 
 

@@ -70,7 +70,7 @@ class Uploads:
                     used.arriving += len(piece)
                     got += len(piece)
                     await self._run(_write, file, piece)
-                new = await self._run(_place, part, incoming, name, top, card.outputs_files - used.files)
+                new = await self._run(_place, file, part, incoming, name, top, card.outputs_files - used.files)
                 used.bytes += -(-got // _BLOCK) * _BLOCK
                 used.files += new
             except OSError as error:
@@ -129,7 +129,7 @@ def _write(file: int, piece: bytes) -> None:
         left = left[os.write(file, left) :]
 
 
-def _place(part: str, incoming: int, name: str, top: int, entries_left: int) -> int:
+def _place(file: int, part: str, incoming: int, name: str, top: int, entries_left: int) -> int:
     """Rename the finished file into joboutputs; returns how many entries there are more now."""
     with trees.directory(JOBOUTPUTS, top) as outputs:
         there = _kind(name, outputs)
@@ -138,8 +138,11 @@ def _place(part: str, incoming: int, name: str, top: int, entries_left: int) -> 
         if there is not None and stat.S_ISDIR(there):
             raise InTheWay(f"{name} is a directory")
         os.chmod(part, 0o644, dir_fd=incoming)
+        # What is answered 201 outlives the power, too: the content first, then the name.
+        os.fsync(file)
         try:
             os.rename(part, name, src_dir_fd=incoming, dst_dir_fd=outputs)
+            os.fsync(outputs)
         except (PermissionError, IsADirectoryError) as error:
             raise InTheWay(f"{name} was left there by the machine itself") from error
         return 1 if there is None else 0

@@ -76,13 +76,23 @@ def furnish(net: Any, wanted: Wanted) -> None:
     number = index(net, BRIDGE)
     if number is None:
         raise NetworkFault(f"the bridge {BRIDGE} is gone")
+    if net.get_links(number)[0].get("address") != MAC:
+        net.link("set", index=number, address=MAC)
     net.link("set", index=number, state="up", mtu=MTU)
-    there = {found.get("address") for found in net.get_addr(index=number)}
+    there = _addresses(net, number)
     for address, length in wanted.addresses().items():
-        if address not in there:
+        if address in there and there[address] != length:
+            # Whoever left it: with another mask the kernel would look for machines elsewhere.
+            net.addr("del", index=number, address=address, prefixlen=there[address])
+        if there.get(address) != length:
             with suppress_exists():
                 words = {"flags": 0x02} if ":" in address else {}  # IFA_F_NODAD: usable at once
                 net.addr("add", index=number, address=address, prefixlen=length, **words)
+
+
+def _addresses(net: Any, number: int) -> dict[str, int]:
+    """The addresses of an interface, and the length of their prefixes."""
+    return {str(found.get("address")): found["prefixlen"] for found in net.get_addr(index=number)}
 
 
 def forwarding(wanted: Wanted) -> None:
@@ -122,8 +132,8 @@ def whole(net: Any) -> bool:
     number = index(net, BRIDGE)
     if number is None or net.get_links(number)[0].get("state") != "up":
         return False
-    there = {found.get("address") for found in net.get_addr(index=number)}
-    if not {str(GATEWAY), str(METADATA)} <= there:
+    there = _addresses(net, number)
+    if any(there.get(address) != length for address, length in Wanted(None).addresses().items()):
         return False
     return all(net.get_links(port)[0].get("master") == number for port in ports(net).values())
 

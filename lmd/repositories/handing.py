@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 ROOT = PurePosixPath("/cvmfs")
 ALL = "*"
 _POINTS_BYTES = 1_000_000
+_NOTED = ("repositories", "inside", "base", "root", "virtual")
 _RECORD, _PIDS = "cvmfs.json", "cvmfs"
 
 
@@ -30,13 +31,16 @@ _RECORD, _PIDS = "cvmfs.json", "cvmfs"
 class Handed:
     """What a machine is given: `repositories`, by `mounts` of the host's or mounted in it by the provider `inside`.
 
-    `base` is where the embedded reader's own mounts are, if they are the host's.
+    `base` is where the embedded reader's own mounts are, if they are the host's; `root` is the repository that holds
+    the machine's root, which the host has mounted; `virtual`: the machine gets them by virtiofs.
     """
 
     repositories: tuple[str, ...] = ()
     mounts: tuple[Mount, ...] = ()
     inside: str = ""
     base: str = ""
+    root: str = ""
+    virtual: bool = False
 
     @property
     def tmpfs(self) -> tuple[Tmpfs, ...]:
@@ -53,19 +57,31 @@ async def handed(type_: MachineType, image: Image, config: Config, places: Place
     Raises `NoRepositories` with the reason, which names the type.
     """
     names = tuple(dict.fromkeys(type_.cvmfs_repositories))
-    if not names:
+    root = _of_root(image, config, places)
+    if not names and not root:
         return Handed()
     try:
         in_place = image.kind is ImageKind.ROOT_DIRECTORY and type_.isolation == "container"
-        if in_place and not await asyncio.to_thread(_has_root, image):
+        if names and in_place and not await asyncio.to_thread(_has_root, image):
             raise NoRepositories(f"CernVM-FS: the root directory {image.location} has no directory /cvmfs to mount on")
         by = provider(config.cvmfs, places)
         if type_.cvmfs_where == "machine":
-            return Handed(names, inside=by.name)
+            return Handed(names, inside=by.name, base=str(getattr(by, "base", "")) if root else "", root=root)
         found = [await asyncio.to_thread(_mount, by, name) for name in names]
     except NoRepositories as error:
         raise NoRepositories(f"machinetype {type_.name}: {error}") from error
-    return Handed(names, tuple(found), base=str(getattr(by, "base", "")))
+    return Handed(names, tuple(found), base=str(getattr(by, "base", "")), root=root, virtual=type_.isolation == "vm")
+
+
+def _of_root(image: Image, config: Config, places: Places) -> str:
+    """The repository in which a root directory lies; "" if it lies elsewhere, or where nobody can mount."""
+    if image.kind is not ImageKind.ROOT_DIRECTORY:
+        return ""
+    try:
+        below = Path(image.location).relative_to(provider(config.cvmfs, places).root)
+    except (NoRepositories, ValueError):
+        return ""
+    return below.parts[0] if below.parts else ""
 
 
 def _has_root(image: Image) -> bool:
@@ -93,15 +109,16 @@ def _mount(by: "Provider", name: str) -> Mount:
 
 def note(given: Handed, directory: Directory) -> None:
     """Beside the machine's other files, so that whoever looks after it later knows. Raises `DirectoryError`."""
-    if given.repositories:
-        text = json.dumps({"repositories": given.repositories, "inside": given.inside, "base": given.base})
+    if given.repositories or given.root:
+        text = json.dumps({name: getattr(given, name) for name in _NOTED})
         write(directory.path / _RECORD, text.encode(), 0o600)
 
 
 def _recorded(directory: Directory) -> Handed:
     try:
         found = json.loads((directory.path / _RECORD).read_text())
-        return Handed(tuple(found["repositories"]), inside=found["inside"], base=found["base"])
+        more = {name: found[name] for name in _NOTED[1:] if name in found}
+        return Handed(tuple(found["repositories"]), **more)
     except (OSError, ValueError, KeyError, TypeError):
         return Handed()
 
@@ -156,16 +173,16 @@ async def keep(seen: Seen, directory: Directory, config: Config, places: Places)
     empty directories.
     """
     given = _recorded(directory)
-    names, pid = given.repositories, seen.pid
-    if given.inside or not names or not pid:
+    bound, pid = () if given.inside else given.repositories, seen.pid
+    if not pid or not (bound or given.root):
         return ""
 
     def take() -> str:
         found = provider(config.cvmfs, places)
-        for name in names:
-            if name != ALL:
-                found.keep(name, pid)
-        unseen = [name for name in names if name != ALL and not _sees(pid, name)]
+        for name in {*bound, given.root} - {ALL, ""}:
+            found.keep(name, pid)
+        below = found.root if given.virtual else Path(ROOT)
+        unseen = [name for name in bound if name != ALL and not _sees(pid, str(below / name), given.virtual)]
         if not unseen:
             return ""
         return (
@@ -179,15 +196,15 @@ async def keep(seen: Seen, directory: Directory, config: Config, places: Places)
         return ""
 
 
-def _sees(pid: int, name: str) -> bool:
-    """Whether a repository is mounted in the namespace of this process; where it cannot be told, or where the process
-    is a hypervisor that has no /cvmfs of its own, it counts as seen."""
+def _sees(pid: int, where: str, virtual: bool) -> bool:
+    """Whether a repository is mounted there in the namespace of this process; where it cannot be told it counts as
+    seen. A hypervisor has a copy of the namespace in which its virtiofsd is."""
     try:
         lines = Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape").splitlines()
     except OSError:
         return True
-    kinds = [line.partition(" - ")[2].split(" ")[0] for line in lines if line.split(" ")[4] == f"{ROOT}/{name}"]
-    return not kinds or kinds[-1].startswith("fuse")
+    kinds = [line.partition(" - ")[2].split(" ")[0] for line in lines if line.split(" ")[4] == where]
+    return kinds[-1].startswith("fuse") if kinds else not virtual
 
 
 def end_clients(directory: Directory, leaving: int | None = None) -> None:
@@ -195,7 +212,7 @@ def end_clients(directory: Directory, leaving: int | None = None) -> None:
     Mounts of the host of which the server was killed go too, if no other machine has them; process `leaving` has none
     any more."""
     given = _recorded(directory)
-    if not given.repositories:
+    if not given.repositories and not given.root:
         return
     from cvmfs.hosting import kill_server, sweep
 
@@ -215,20 +232,30 @@ async def at_hand(chosen: Chosen, places: Places) -> Chosen:
     Raises `NoRepositories`.
     """
     type_ = chosen.machinetype
-    name, inner = _in_repository(type_.root_image)
-    if not name:
+    made = await located(type_, chosen.config, places)
+    if made is type_:
         return chosen
-    try:
-        by = provider(chosen.config.cvmfs, places)
-        mount = await asyncio.to_thread(_mount, by, name)
-    except NoRepositories as error:
-        raise NoRepositories(f"machinetype {type_.name}: root_image: {error}") from error
-    made = type_.model_copy(update={"root_image": f"{mount.source}/{inner}".rstrip("/")})
     config = replace(chosen.config, machinetypes={**chosen.config.machinetypes, type_.name: made})
     return replace(chosen, config=config, machinetype=made)
 
 
-def _in_repository(root_image: str) -> tuple[str, str]:
+async def located(type_: MachineType, config: Config, places: Places) -> MachineType:
+    """The type with its root image by where it is on this host, mounted if it lies in CernVM-FS.
+
+    Raises `NoRepositories`.
+    """
+    name, inner = in_repository(type_.root_image)
+    if not name:
+        return type_
+    try:
+        by = provider(config.cvmfs, places)
+        mount = await asyncio.to_thread(_mount, by, name)
+    except NoRepositories as error:
+        raise NoRepositories(f"machinetype {type_.name}: root_image: {error}") from error
+    return type_.model_copy(update={"root_image": f"{mount.source}/{inner}".rstrip("/")})
+
+
+def in_repository(root_image: str) -> tuple[str, str]:
     """The repository of a root image and the path in it; two empty texts if it is elsewhere."""
     parts = PurePosixPath(root_image).parts
     if parts[:2] != ("/", "cvmfs") or len(parts) < 4:

@@ -35,7 +35,8 @@ def provider(options: Cvmfs, places: Places) -> "Provider":
             ' (install the package cvmfs, or set provider = "embedded" in [cvmfs])'
         )
     if client is not None and options.provider != "embedded":
-        return hosting.System(seconds=float(options.probe_seconds))
+        root = Path(options.settings.get("CVMFS_MOUNT_DIR") or hosting.CONVENTIONAL)
+        return hosting.System(root, float(options.probe_seconds))
     if why := lacking():
         raise NoRepositories(f"CernVM-FS: the embedded reader cannot work here: {why}")
     base = places.run / "cvmfs"

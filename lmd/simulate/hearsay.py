@@ -1,12 +1,15 @@
 """What simulated factories know of each other: each one's last report, as old as reports are."""
 
+from bisect import bisect_left, insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from lmd.vacuum.accounting import advance
 from lmd.vacuum.space import Space, TypeInSpace
 
 Abort = tuple[float, str, str]
+T = TypeVar("T", float, Abort)
 
 
 @dataclass(slots=True)
@@ -21,6 +24,10 @@ class Told:
     proven: float | None = None
 
 
+SILENCE = Told()
+"""What a factory has told of a type that it never had."""
+
+
 @dataclass(slots=True)
 class _Sum:
     """One type in all reports."""
@@ -29,10 +36,8 @@ class _Sum:
     hs06: float = 0.0
     machines: int = 0
     young: int = 0
-    aborts: dict[str, Abort] = field(default_factory=dict)
-    proofs: dict[str, float] = field(default_factory=dict)
-    sorted_aborts: tuple[Abort, ...] | None = None
-    sorted_proofs: tuple[float, ...] | None = None
+    aborts: list[Abort] = field(default_factory=list)
+    proofs: list[float] = field(default_factory=list)
 
 
 class Hearsay:
@@ -72,44 +77,40 @@ class Hearsay:
         one.machines += sign * told.machines
         one.young += sign * told.young
         if told.abort is not None:
-            one.sorted_aborts = None
-            if sign > 0:
-                one.aborts[factory] = told.abort
-            else:
-                one.aborts.pop(factory, None)
+            _keep(one.aborts, told.abort, sign)
         if told.proven is not None:
-            one.sorted_proofs = None
-            if sign > 0:
-                one.proofs[factory] = told.proven
-            else:
-                one.proofs.pop(factory, None)
+            _keep(one.proofs, told.proven, sign)
 
     def known_to(self, factory: str) -> Space:
         """The space as this factory knows it: all reports but its own."""
         own = self._told.get(factory, {})
-        types = {name: self._without(factory, one, own.get(name)) for name, one in self._sums.items()}
-        others = {name: free for name, free in self._free.items() if name != factory}
+        types = {name: _without(one, own.get(name, SILENCE)) for name, one in self._sums.items()}
+        others = self._free.copy()
+        others.pop(factory, None)
         return Space(types=types, factories=others, averages=self._averages)
 
-    def _without(self, factory: str, one: _Sum, own: Told | None) -> TypeInSpace:
-        if one.sorted_aborts is None:
-            one.sorted_aborts = tuple(sorted(one.aborts.values(), reverse=True))
-        if one.sorted_proofs is None:
-            one.sorted_proofs = tuple(sorted(one.proofs.values(), reverse=True))
-        aborts, proofs = one.sorted_aborts, one.sorted_proofs
-        if own is None:
-            own = Told()
-        if own.abort is not None:
-            mine = aborts.index(own.abort)
-            aborts = aborts[:mine] + aborts[mine + 1 :]
-        if own.proven is not None:
-            mine = proofs.index(own.proven)
-            proofs = proofs[:mine] + proofs[mine + 1 :]
-        return TypeInSpace(
-            running_hs06=max(one.hs06 - own.hs06, 0.0),
-            running_processors=max(one.processors - own.processors, 0.0),
-            running_machines=one.machines - own.machines,
-            num_before_fizzle=one.young - own.young,
-            aborts=aborts,
-            proofs=proofs,
-        )
+
+def _keep(known: list[T], value: T, sign: int) -> None:
+    """Add a value to those that are known, or take it out; they stay in their order."""
+    if sign > 0:
+        insort(known, value)
+    else:
+        del known[bisect_left(known, value)]
+
+
+def _newest_first(known: list[T], own: T | None) -> tuple[T, ...]:
+    others = known[::-1]
+    if own is not None:
+        del others[len(known) - 1 - bisect_left(known, own)]
+    return tuple(others)
+
+
+def _without(one: _Sum, own: Told) -> TypeInSpace:
+    return TypeInSpace(
+        running_hs06=max(one.hs06 - own.hs06, 0.0),
+        running_processors=max(one.processors - own.processors, 0.0),
+        running_machines=one.machines - own.machines,
+        num_before_fizzle=one.young - own.young,
+        aborts=_newest_first(one.aborts, own.abort),
+        proofs=_newest_first(one.proofs, own.proven),
+    )

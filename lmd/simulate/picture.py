@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape, quoteattr
 
 from lmd.simulate.world import Bar
+from lmd.vacuum.decision import many
 
 WIDTH, LEFT, RIGHT, TOP = 1200, 64, 24, 84
 PALETTE = ("#3b6fb6", "#e08b3e", "#4f9d69", "#a05fa8", "#c8534f", "#4aa3a8", "#8a7a4a", "#7382a8", "#c77fa3", "#6b6b6b")
@@ -73,7 +74,7 @@ class _Drawing:
         shape = f"x='{x:.1f}' y='{y + gap:.1f}' width='{max(width - 0.6, 0.8):.1f}' height='{size - 2 * gap:.1f}'"
         hours = (bar.end - bar.begin) / 3600
         ended = f"ended with {bar.code}" if bar.code is not None else "ended without a message"
-        about = escape(f"{bar.machinetype}, {len(bar.rows)} processors, {hours:.1f} h, {ended}")
+        about = escape(f"{bar.machinetype}, {many(len(bar.rows), 'processor')}, {hours:.1f} h, {ended}")
         paint = f"fill='{fill}' fill-opacity='{0.9 if bar.useful else 0.35}'"
         body = f"<rect {shape} rx='1' {paint}><title>{about}</title></rect>"
         if not bar.useful or bar.told:

@@ -99,6 +99,8 @@ def newest_abort(now: float, ended: Iterable[Machine], kind: TypeRules) -> Machi
     horizon = now + kind.backoff_seconds + kind.fizzle_seconds
     newest, at = None, -math.inf
     for machine in ended:
+        if machine.code is not None and machine.code < FIRST_ABORT_CODE:
+            continue  # `aborted` would say so, as of most machines
         if machine.finished is not None and at < machine.finished <= horizon and aborted(machine, kind):
             newest, at = machine, machine.finished
     return newest
@@ -129,9 +131,17 @@ def _in_haste(now: float, machines: Sequence[Machine], kind: TypeRules) -> Hold 
     """A hold where the last machines of the type all ended early and well, the last one just now."""
     if len(machines) < HASTY:
         return None
+    least = kind.fizzle_seconds
+    late = [
+        m
+        for m in machines  # where most lived on, as they mostly do, that is all that is looked at
+        if m.finished is None or m.finished - (m.created if m.started is None else m.started) >= least
+    ]
+    if len(machines) - len(late) < HASTY:
+        return None
     ended = [m for m in machines if m.finished is not None and not m.excused]
     last = heapq.nlargest(HASTY, ended, key=lambda machine: machine.finished or 0.0)
-    if len(last) < HASTY or any(age(machine, machine.finished) >= kind.fizzle_seconds for machine in last):
+    if any(age(machine, machine.finished) >= least for machine in last):
         return None
     until = (last[0].finished or 0.0) + kind.backoff_seconds
     if not now < until <= now + kind.backoff_seconds:

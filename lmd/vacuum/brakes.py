@@ -3,7 +3,7 @@
 import math
 
 from lmd.vacuum.backoff import Hold
-from lmd.vacuum.decision import Code
+from lmd.vacuum.decision import Code, many
 from lmd.vacuum.facts import Factory, Rules, TypeRules
 from lmd.vacuum.held import Held
 from lmd.vacuum.shares import usable_share
@@ -28,9 +28,13 @@ def _overload(factory: Factory, held: Held, rules: Rules) -> Hold | None:
     load, busy = factory.load - held.idle_processors, held.processors
     most = rules.overload_per_processor
     if busy > FEW_PROCESSORS and load > most * busy:
-        return Hold(Code.OVERLOAD, f"load {load:.1f} is above {most:g} for each of {busy} processors in use", None)
+        return Hold(
+            Code.OVERLOAD, f"load {load:.1f} is above {most:g} for each of {many(busy, 'processor')} in use", None
+        )
     if factory.cpus is not None and load > most * factory.cpus:
-        return Hold(Code.OVERLOAD, f"load {load:.1f} is above {most:g} for each of {factory.cpus} processors", None)
+        return Hold(
+            Code.OVERLOAD, f"load {load:.1f} is above {most:g} for each of {many(factory.cpus, 'processor')}", None
+        )
     return None
 
 
@@ -44,7 +48,7 @@ def of_type(now: float, kind: TypeRules, factory: Factory) -> Hold | None:
         return Hold(Code.UNUSABLE, factory.unusable[kind.name], None)
     room = factory.total_processors
     if kind.min_processors > room:
-        return Hold(Code.TOO_LARGE, f"it needs {kind.min_processors} processors, the factory has {room}", None)
+        return Hold(Code.TOO_LARGE, f"it needs {many(kind.min_processors, 'processor')}, the factory has {room}", None)
     needs = kind.min_processors * kind.memory_bytes_per_processor
     if factory.memory_bytes is not None and needs > factory.memory_bytes:
         return Hold(

@@ -9,14 +9,16 @@ import math
 import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from lmd.vacuum.facts import Machine, Phase, TypeRules
 from lmd.vacuum.shares import Shares
 from lmd.vacuum.timeline import End, Plan, cheapest, end_of
 
-CHEAP, DEAR = 0.05, 1.0
+CHEAP, DEAR = 0.05, 2.0
 """What a second of waiting may cost, as a part of what the machine would do in it: of a type that has had its share
-over the accounting window, and of one that has had nothing."""
+over the accounting window, and of one that has had nothing. With 1.0 the latter waited up to four times as long for its
+first superslot, for 0.1 % more use (docs/decision.md)."""
 FILLED = 0.2
 """How much less idle time costs where types that can be short, or interrupted, are there to fill it."""
 MUCH = 0.05
@@ -62,7 +64,7 @@ def claim(
     if not entitled(size, target, lacks):
         return None
     machines = 1 if trial else max(1, int(lacks / size + 0.5))
-    rank = _rank(now, kind, this, others) if machines <= len(others) else 0
+    rank = _rank(now, kind, this, others, machines) if machines <= len(others) else 0
     if rank >= machines:
         return None
     here = -(-(machines - rank) // (len(others) + 1))
@@ -81,10 +83,12 @@ def entitled(size: float, target: float, lacks: float) -> bool:
     return target > 0 and math.isfinite(lacks) and lacks >= min(size, target) / 2
 
 
-def _rank(now: float, kind: TypeRules, this: str, others: Iterable[str]) -> int:
+def _rank(now: float, kind: TypeRules, this: str, others: Iterable[str], enough: int) -> int:
+    """How many factories come before this one; counted up to `enough`."""
     salt = zlib.crc32(f"{kind.name}/{now // DAY:.0f}".encode())
     own = zlib.crc32(this.encode(), salt)
-    return sum(1 for name in others if zlib.crc32(name.encode(), salt) < own)
+    before = (name for name in others if zlib.crc32(name.encode(), salt) < own)
+    return sum(1 for _ in islice(before, enough))
 
 
 def plan(now: float, claim: Claim, free: int, ends: Sequence[End], *, filled: bool) -> Plan | None:

@@ -6,6 +6,15 @@ from enum import StrEnum
 from typing import Any
 
 
+def many(count: int, thing: str) -> str:
+    """A number of things, in words.
+
+    >>> many(1, "processor"), many(8, "processor")
+    ('1 processor', '8 processors')
+    """
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
 class Code(StrEnum):
     """Why no (more) machines of a type are started; stable, for programs."""
 

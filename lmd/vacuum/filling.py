@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from lmd.vacuum import accounting, backoff, brakes, idle
 from lmd.vacuum.backoff import History, Hold
 from lmd.vacuum.claims import Claim, claim, deaf_types, entitled, plan, victims
-from lmd.vacuum.decision import Code, Ending, Refusal, Start
+from lmd.vacuum.decision import Code, Ending, Refusal, Start, many
 from lmd.vacuum.facts import Factory, Machine, Phase, Rules, TypeRules
 from lmd.vacuum.held import Held
 from lmd.vacuum.room import Room
@@ -205,7 +205,7 @@ class Filling:
         """Too few processors are free: say so, after having seen whether some are to be kept or asked back for it."""
         free = self.room.free
         until = free_at(free, kind.min_processors, self._all_ends())
-        hold = Hold(Code.PROCESSORS, f"it needs {kind.min_processors} processors, {max(free, 0)} are free", until)
+        hold = Hold(Code.PROCESSORS, _too_few(kind.min_processors, max(free, 0)), until)
         if self.kept is not None or free >= kind.min_processors:
             return hold
         wish = claim(
@@ -335,6 +335,10 @@ class Filling:
         for name in self.kinds:
             hold = self.holds[name]
             yield Refusal(machinetype=name, code=hold.code, sentence=hold.sentence, until=hold.until)
+
+
+def _too_few(needs: int, free: int) -> str:
+    return f"it needs {many(needs, 'processor')}, {free or 'none'} {'is' if free == 1 else 'are'} free"
 
 
 def _knows(machine: Machine, limit: float) -> bool:

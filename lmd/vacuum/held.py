@@ -21,30 +21,33 @@ class Held:
         self.alive_of: dict[str, list[Machine]] = {name: [] for name in kinds}
         self.ended_of: dict[str, list[Machine]] = {name: [] for name in self.alive_of}
         self.busy: dict[str, int] = dict.fromkeys(self.alive_of, 0)
-        self.processors = self.idle_processors = self.memory = self.unclaimed = self.disk = self.starting = 0
         finished, starting = Phase.FINISHED, Phase.STARTING
         settled = now - SETTLING
-        for machine in machines:  # the one loop whose length is that of the factory: no calls in it
+        alive, alive_of, ended_of, busy = self.alive, self.alive_of, self.ended_of, self.busy
+        held = idle = memory = unclaimed = disk = begun = 0
+        for machine in machines:  # the one loop whose length is that of the factory: no calls, no attributes in it
             name = machine.machinetype
             if machine.phase is finished:
-                if name in self.ended_of:
-                    self.ended_of[name].append(machine)
+                if name in ended_of:
+                    ended_of[name].append(machine)
                 continue
-            self.alive.append(machine)
+            alive.append(machine)
             processors = machine.processors if machine.processors > 0 else 0
-            if name in self.alive_of:
-                self.alive_of[name].append(machine)
+            if name in alive_of:
+                alive_of[name].append(machine)
                 if machine.told is None:
-                    self.busy[name] += processors
+                    busy[name] += processors
             if machine.idle:
-                self.idle_processors += processors
+                idle += processors
             else:
-                self.processors += processors
-            if machine.memory_bytes > 0:
-                self.memory += machine.memory_bytes
+                held += processors
+            if (booked := machine.memory_bytes) > 0:
+                memory += booked
                 if (machine.created if machine.started is None else machine.started) > settled:
-                    self.unclaimed += machine.memory_bytes
+                    unclaimed += booked
             if machine.disk_bytes > 0:
-                self.disk += machine.disk_bytes
+                disk += machine.disk_bytes
             if machine.phase is starting:
-                self.starting += 1
+                begun += 1
+        self.processors, self.idle_processors, self.starting = held, idle, begun
+        self.memory, self.unclaimed, self.disk = memory, unclaimed, disk

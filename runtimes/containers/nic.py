@@ -8,7 +8,9 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
@@ -81,8 +83,17 @@ def _configure(nic: Nic) -> None:
         inside.addr("add", index=number, address=nic.address, prefixlen=nic.prefix)
         inside.route("add", dst="default", gateway=nic.gateway)
         if nic.address6:
+            _switch_on_ipv6()
             inside.addr("add", index=number, address=nic.address6, prefixlen=nic.prefix6, flags=_NODAD)
             inside.route("add", family=_INET6, dst="default", gateway=nic.gateway6, oif=number)
+
+
+def _switch_on_ipv6() -> None:
+    """For the interface in the network namespace of this thread: Docker's empty namespaces have it switched off."""
+    with suppress(FileNotFoundError):  # a kernel that has no such switch has no IPv6 to refuse
+        path = Path(f"/proc/sys/net/ipv6/conf/{INSIDE}/disable_ipv6")
+        if path.read_text().strip() != "0":
+            path.write_text("0\n")
 
 
 def _in_network_of(pid: int, call: Callable[[], None]) -> None:

@@ -5,6 +5,7 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -262,7 +263,14 @@ class Containers(ABC):
             check = verify.not_in_force
             if complaint := await engine.run(lambda: check(spec, found, self._cgroups, own_ids=self.one_range_each)):
                 raise Rejected(f"machine {spec.id}: {complaint}")
+            if spec.idle:
+                await engine.run(self._rest, found)
         return (await self._translate([found]))[0]
+
+    def _rest(self, found: Mapping[str, Any]) -> None:
+        """Engines set the least weight; what is below every weight is the kernel's, where it has it."""
+        with suppress(ProcessLookupError):
+            cgroups.rest(int(found["State"].get("Pid") or 0), self._cgroups, found["Id"])
 
     async def _post(self, engine: Engine, path: str, doing: str, good: tuple[int, ...]) -> Answer:
         answer = await engine.call("POST", path, seconds=120.0)

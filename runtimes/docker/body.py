@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from runtimes.cgroups import LOWEST_SHARES
 from runtimes.containers import network
 from runtimes.containers.places import log_bytes, tmpfs_sizes
 from runtimes.containers.stamp import labels, volume_name
@@ -148,6 +149,8 @@ def _limits(spec: Spec) -> dict[str, Any]:
     limits: dict[str, Any] = {}
     if spec.limits.processors is not None:
         limits |= {"CpuPeriod": PERIOD, "CpuQuota": round(spec.limits.processors * PERIOD)}
+    if spec.idle:
+        limits["CpuShares"] = LOWEST_SHARES
     if spec.limits.memory_bytes is not None:
         limits |= {"Memory": spec.limits.memory_bytes, "MemorySwap": spec.limits.memory_bytes}
     if spec.limits.pids is not None:

@@ -53,10 +53,15 @@ def capabilities(info: Mapping[str, Any], arch: str, beside: Beside) -> Capabili
         scratch=True,
         devices=True,
         before_start=beside.static_busybox,
+        idle=_weighs(info),
         architectures=frozenset({arch}),
         end_reasons=frozenset(EndReason),
         absent=_absent(info, beside, remapped=remapped, fuse=fuse, limits=limits),
     )
+
+
+def _weighs(info: Mapping[str, Any]) -> bool:
+    return bool(info.get("CPUShares", info.get("CpuCfsQuota")))
 
 
 def _absent(
@@ -68,6 +73,8 @@ def _absent(
         absent["images"] += "; OCI images need skopeo: apt-get install skopeo"
     if lacking := sorted(str(limit) for limit in set(FLAGS) - limits):
         absent["limits"] = f"docker says that this kernel cannot limit {', '.join(lacking)}"
+    if not _weighs(info):
+        absent["idle"] = "docker says that this kernel cannot weigh processor time"
     absent["user_namespace"] = (
         f"docker maps all machines to one range of ids, from {mapped_root(info)} on: none has its own"
         if remapped

@@ -60,6 +60,7 @@ CAPABILITIES = Capabilities(
     scratch=True,
     devices=True,
     before_start=True,
+    idle=True,
     architectures=frozenset({"amd64", "arm64"}),
     end_reasons=frozenset(EndReason),
 )

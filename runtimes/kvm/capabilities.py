@@ -14,6 +14,9 @@ def capabilities(architectures: frozenset[str], virtiofsd: bool, without: str = 
     absent = {
         "devices": "devices of the host are not handed to virtual machines",
         "before_start": "a virtual machine has no namespaces to enter; mount on the host, and hand that over",
+        "idle": (
+            "a guest with the least weight starves beside busy ones, and libvirt waits for it in what it tells of all"
+        ),
         "images": "" if virtiofsd else without or NO_VIRTIOFSD,
         "networks": "the host's network cannot be a virtual machine's own",
     }

@@ -107,12 +107,14 @@ def start(connection: libvirt.virConnect, machine_id: str) -> None:
 
 
 def prepare(spec: Spec, where: Place, first_uid: int, program: Path | None) -> None:
-    """Make all files of the machine."""
+    """Make all files of the machine that are not there yet."""
     where.prepare(spec, first_uid, program or Path("/nonexistent"))
     if spec.image.kind in disks.FORMATS:
-        disks.overlay(where.file("root.qcow2"), Path(spec.image.location), disks.FORMATS[spec.image.kind])
+        image, form = Path(spec.image.location), disks.FORMATS[spec.image.kind]
+        where.once("root.qcow2", lambda path: disks.overlay(path, image, form))
     if spec.disk_bytes:
-        disks.empty(where.file("disk.raw"), spec.disk_bytes, file_system=spec.boot is not None)
+        size, direct = spec.disk_bytes, spec.boot is not None
+        where.once("disk.raw", lambda path: disks.empty(path, size, file_system=direct))
 
 
 def asked(connection: libvirt.virConnect, machine_id: str, act: Act) -> None:

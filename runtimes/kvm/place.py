@@ -15,6 +15,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,11 +50,12 @@ class Place:
         return self.path / name
 
     def prepare(self, spec: Spec, first_uid: int, virtiofsd: Path) -> None:
-        """Write all that the machine needs but its disks. May be repeated. Raises `Rejected` for a bad spec."""
+        """Write all that the machine needs but its disks. May be repeated, also while it starts: whoever asked for
+        that before was killed, perhaps. Raises `Rejected` for a bad spec."""
         self.path.mkdir(exist_ok=True, parents=True, mode=0o711)  # QEMU, a user of its own, finds its disks there
         for name in ("share", "share/scratch", "share/mounts"):
             self.file(name).mkdir(exist_ok=True, mode=0o700)
-        self._private("report.raw", bytes(REPORT_BYTES))
+        self.once("report.raw", lambda path: _write(path, bytes(REPORT_BYTES), 0o600))
         binds, kinds = [], {}
         if spec.image.kind is ImageKind.ROOT_DIRECTORY:
             self.file("share/root").mkdir(exist_ok=True)
@@ -72,16 +74,24 @@ class Place:
         self._private("share/description", description(spec, kinds))
         self._private("share.json", json.dumps({"binary": str(virtiofsd), "binds": binds}).encode())
         words = [sys.executable, "-IS", str(Path(share.__file__)), str(self.file("share.json"))]
-        program = self.file("virtiofsd")
-        program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
-        program.chmod(0o755)
+        self._replace("virtiofsd", f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n'.encode(), 0o755)
+
+    def once(self, name: str, make: Callable[[Path], None]) -> None:
+        """Have a file made, whole or not at all. One that is there stays: a QEMU may have opened it already."""
+        if self.file(name).exists():
+            return
+        part = self.file(f"{name}.part")
+        make(part)
+        part.rename(self.file(name))
 
     def _private(self, name: str, data: bytes) -> None:
         """Write a file that only root may read: it may hold secrets."""
-        path = self.file(name)
-        path.unlink(missing_ok=True)
-        with open(path, "xb", opener=lambda file, flags: os.open(file, flags, 0o600)) as stream:
-            stream.write(data)
+        self._replace(name, data, 0o600)
+
+    def _replace(self, name: str, data: bytes, mode: int) -> None:
+        part = self.path / f"{self.file(name).name}.part"  # not in the share, where the machine would see it
+        _write(part, data, mode)
+        part.rename(self.file(name))
 
     def _bind(self, source: Path, target: str, read_only: bool, first: int) -> dict[str, Any]:
         to = str(self.file(f"share/{target}"))
@@ -197,6 +207,13 @@ def _require(spec: Spec, path: Path, what: str, fulfilled: bool, otherwise: str 
         raise Rejected(f"machine {spec.id}: {what} {str(path)!r}: expected an absolute path without control characters")
     if not fulfilled:
         raise Rejected(f"machine {spec.id}: {what} {path}: {otherwise}")
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    path.unlink(missing_ok=True)
+    with open(path, "xb", opener=lambda file, flags: os.open(file, flags, mode)) as stream:
+        os.fchmod(stream.fileno(), mode)
+        stream.write(data)
 
 
 def tail(path: Path) -> str:

@@ -30,9 +30,10 @@ from runtimes.contract import (
 )
 from runtimes.kvm import acceleration, capabilities, domain, making, orphans, plan, statistics
 from runtimes.kvm.console import Follower, kept
+from runtimes.kvm.ends import began
 from runtimes.kvm.engine import CALL_SECONDS, START_SECONDS, Engine, Gone
 from runtimes.kvm.listing import Listed, found, listed, seen
-from runtimes.kvm.place import Place
+from runtimes.kvm.place import Place, tail
 from runtimes.locks import held
 
 DEFAULT_URI = "qemu:///system"
@@ -257,7 +258,7 @@ class Kvm:
         await asyncio.to_thread(making.prepare, spec, place, first, host.virtiofsd)
         at = time.time()
         await self._engine.call(lambda c: making.start(c, spec.id), f"start machine {spec.id}", START_SECONDS)
-        place.mark_started(at)
+        await asyncio.to_thread(lambda: place.mark_started(began(tail(self.logs / f"{spec.id}.log")) or at))
 
     async def _define(self, spec: Spec, place: Place, host: Host) -> int:
         """Define the domain, with user ids that no other machine has; the first of them."""

@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from runtimes.cgroups import LOWEST_SHARES
 from runtimes.containers.places import log_bytes, tmpfs_sizes
 from runtimes.containers.stamp import labels, volume_name
 from runtimes.contract import Mount, Spec
 from runtimes.idranges import IdRange
 
 PERIOD = 100_000
-LOWEST_SHARES = 2
-"""The kernel's least weight: 2 of 1024 on control groups v1, which engines turn into 1 of 10,000 on v2."""
 FUSE = "/dev/fuse"
 
 

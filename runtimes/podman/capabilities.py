@@ -22,6 +22,8 @@ def capabilities(info: Mapping[str, Any], fuse_mode: int | None, tun: bool) -> C
     absent = {}
     if lacking := sorted(set(CONTROLLERS.values()) - controllers):
         absent["limits"] = _without(lacking, rootless, str(host.get("cgroupVersion", "")))
+    if Limit.PROCESSORS not in limits:
+        absent["idle"] = absent["limits"]
     if rootless and not controllers:
         absent["usage"] = "machines have no control group of their own here"
     if rootless:
@@ -45,6 +47,7 @@ def capabilities(info: Mapping[str, Any], fuse_mode: int | None, tun: bool) -> C
         scratch=True,
         devices=not rootless,
         before_start=True,
+        idle=Limit.PROCESSORS in limits,
         usage="usage" not in absent,
         architectures=frozenset({str(host["arch"])}),
         end_reasons=TOLD,

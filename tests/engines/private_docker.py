@@ -24,6 +24,7 @@ from runtimes.docker.service import find
 
 DAEMON = shutil.which("dockerd", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin") or ""
 """Debian's, before anything that somebody has put beside it."""
+SLOWER = float(os.environ.get("LMD_TESTS_SLOWER", "1"))
 REMAPPED_FIRST = 1_400_000_000
 CLONE_NEWNET = 0x40000000
 T = TypeVar("T")
@@ -65,7 +66,7 @@ class PrivateDocker:
         log = (self.directory / "log").open("ab")
         self.process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         log.close()
-        last = time.monotonic() + 30
+        last = time.monotonic() + 30 * SLOWER
         while not self._answers():
             said = (self.directory / "log").read_text(errors="replace")[-600:]
             assert self.process.poll() is None and time.monotonic() < last, f"dockerd did not start: {said}"
@@ -76,7 +77,7 @@ class PrivateDocker:
         """Ask the daemon to end, which ends its containers, and wait."""
         self.process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            self.process.wait(20)
+            self.process.wait(20 * SLOWER)
         self.process.kill()
         self.process.wait()
 
@@ -131,7 +132,7 @@ class PrivateDocker:
             engine = await find(self.options, workers=1)
             try:
                 path = f"/images/create?fromSrc=-&repo={repository}&tag={tag}"
-                answer = await engine.upload(path, lambda: packed.open("rb"), seconds=60)
+                answer = await engine.upload(path, lambda: packed.open("rb"), seconds=60 * SLOWER)
                 assert answer.status == 200, answer.message
             finally:
                 engine.close()
@@ -146,7 +147,7 @@ class PrivateDocker:
         async def loading() -> None:
             engine = await find(self.options, workers=1)
             try:
-                answer = await engine.upload("/images/load", lambda: path.open("rb"), seconds=60)
+                answer = await engine.upload("/images/load", lambda: path.open("rb"), seconds=60 * SLOWER)
                 assert answer.status == 200 and "errorDetail" not in str(answer.body), answer.body
             finally:
                 engine.close()

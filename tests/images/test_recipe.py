@@ -16,8 +16,15 @@ DEBIAN = 'description = "mine"\nkind = "debian"\nsuite = "bookworm"\n'
 
 
 def test_every_recipe_that_comes_with_lmd_can_be_read() -> None:
-    assert set(builtin()) == {"base", "busybox", "debian-vm", "micro", "squid"}
-    assert [load(folder).name for folder in builtin().values()] == ["base", "busybox", "debian-vm", "micro", "squid"]
+    assert set(builtin()) == {"base", "busybox", "debian-vm", "debian-vm-13", "micro", "squid"}
+    assert [load(folder).name for folder in builtin().values()] == [
+        "base",
+        "busybox",
+        "debian-vm",
+        "debian-vm-13",
+        "micro",
+        "squid",
+    ]
 
 
 def test_a_recipe_brings_text_files_and_links(write_recipe: WriteRecipe, tmp_path: Path) -> None:

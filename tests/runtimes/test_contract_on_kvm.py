@@ -28,6 +28,7 @@ NOT_FOR_MACHINES = frozenset(
         "created-machine-can-be-destroyed",
         "failing-before-start-leaves-nothing",
         "hopeless-command-is-rejected",
+        "idle-machines-yield",
         "images-are-ensured",
         "lifetime-is-a-backstop",
         "nested-containers-are-not-given-unasked",

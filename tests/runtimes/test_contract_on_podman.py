@@ -1,5 +1,6 @@
 """The contract's conformance suite on real Podman, with crun and with runc."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,13 @@ NOT_FOR_CONTAINERS: frozenset[str] = frozenset({"signal-is-told-as-killed"})
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
-async def test_podman_keeps_the_contract(check: Check, podman, podman_image: Image, short_tmp: Path) -> None:
+async def test_podman_keeps_the_contract(
+    check: Check, podman, podman_image: Image, short_tmp: Path, slower: float
+) -> None:
     directory = podman.directory / "bench" / check.name
     directory.mkdir(parents=True)
-    result = await run_one(check, podman_context(podman.settings, directory, podman_image))
+    context = podman_context(podman.settings, directory, podman_image)
+    result = await run_one(check, replace(context, deadline=context.deadline * slower))
     if result.outcome is Outcome.NOT_APPLICABLE:
         assert check.name in NOT_FOR_CONTAINERS, result.reason
     else:

@@ -22,6 +22,7 @@ from runtimes.contract import Image, ImageKind, Settings
 NEVER = frozenset({"signal-is-told-as-killed", "user-ids-are-the-machines-own"})
 NOT_ON_V1 = frozenset(
     {
+        "idle-machines-yield",
         "limits-are-told",
         "memory-limit-is-hard",
         "oom-is-told",

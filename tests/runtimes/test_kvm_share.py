@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runtimes.contract import Image, ImageKind, Mount, Network, Spec
-from runtimes.kvm import share
+from runtimes.kvm import making, share
 from runtimes.kvm.place import Place
 
 FIRST = 2_000_000_000
@@ -122,6 +122,29 @@ def test_what_a_machine_is_told_is_for_root_alone(tmp_path: Path) -> None:
         assert path.stat().st_mode & 0o077 == 0, path
     assert secret.stat().st_uid == FIRST
     assert place.file("report.raw").stat().st_size == 4096
+
+
+def test_what_a_starting_machine_has_open_is_not_replaced(tmp_path: Path) -> None:
+    """Whoever asked for its start was killed; the next one asks again while QEMU is starting."""
+    spec = Spec(
+        id="lm-1",
+        owner="run:0",
+        space="x",
+        machinetype="x",
+        image=Image(kind=ImageKind.DISK_RAW, location=str(tmp_path / "image")),
+        disk_bytes=2**20,
+        network=Network.NONE,
+    )
+    (tmp_path / "image").write_bytes(bytes(2**20))
+    place = Place(tmp_path / "kvm", "lm-1")
+    disks = [place.file(name) for name in ("report.raw", "root.qcow2", "disk.raw")]
+    making.prepare(spec, place, FIRST, None)
+    before = [disk.stat().st_ino for disk in disks]
+    disks[0].write_bytes(b"exit 1\n\0")
+    making.prepare(spec, place, FIRST, None)
+    assert [disk.stat().st_ino for disk in disks] == before
+    assert place.report()[0] == "exit 1\n"
+    assert not list(place.path.rglob("*.part"))
 
 
 def test_a_machines_directory_is_removed_however_deep_it_is(tmp_path: Path) -> None:

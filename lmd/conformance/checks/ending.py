@@ -30,30 +30,30 @@ echo "200 alive" >"$JOBOUTPUTS/shutdown_message"
 @check("a shutdown message 1xx or 2xx is success, whatever the exit code")
 async def messages_of_success(trial: Trial) -> None:
     left = await trial.run('#!/bin/sh\necho "200 Success" >"$JOBOUTPUTS/shutdown_message"; exit 3\n')
-    _outcome(left, Exit.SUCCESS, "200 Success", Decided.PAYLOAD)
+    ended_as(left, Exit.SUCCESS, "200 Success", Decided.PAYLOAD)
 
 
 @check("a shutdown message 3xx is told as no work")
 async def messages_of_no_work(trial: Trial) -> None:
     left = await trial.run('#!/bin/sh\necho "300 Nothing to do" >"$JOBOUTPUTS/shutdown_message"\n')
-    _outcome(left, Exit.NO_WORK, "300 Nothing to do", Decided.PAYLOAD)
+    ended_as(left, Exit.NO_WORK, "300 Nothing to do", Decided.PAYLOAD)
 
 
 @check("a shutdown message 4xx and above is a failure, even with exit code 0")
 async def messages_of_failure(trial: Trial) -> None:
     left = await trial.run('#!/bin/sh\necho "500 No disk here" >"$JOBOUTPUTS/shutdown_message"; exit 0\n')
-    _outcome(left, Exit.FAILED, "500 No disk here", Decided.PAYLOAD)
+    ended_as(left, Exit.FAILED, "500 No disk here", Decided.PAYLOAD)
 
 
 @check("an exit code that the type maps to a message is read as that message")
 async def exit_codes_are_mapped(trial: Trial) -> None:
     left = await trial.run("#!/bin/sh\nexit 75\n", outcome={"75": "300 no work", "0": "200 finished"})
-    _outcome(left, Exit.NO_WORK, "300 no work", Decided.EXIT_CODE)
+    ended_as(left, Exit.NO_WORK, "300 no work", Decided.EXIT_CODE)
 
 
 @check("without a message, exit code 0 is success and another is a failure")
 async def exit_codes_speak_for_themselves(trial: Trial) -> None:
-    _outcome(await trial.run("#!/bin/sh\nexit 0\n"), Exit.SUCCESS, None, Decided.ENGINE)
+    ended_as(await trial.run("#!/bin/sh\nexit 0\n"), Exit.SUCCESS, None, Decided.ENGINE)
     left = await trial.run("#!/bin/sh\nexit 3\n")
     expect(left.outcome.exit is Exit.FAILED, f"exit code 3 is told as {left.outcome.exit.name}")
     expect(left.summary.exit_code == 3, f"the exit code is told as {left.summary.exit_code}, not 3")
@@ -63,7 +63,7 @@ async def exit_codes_speak_for_themselves(trial: Trial) -> None:
 async def missing_heartbeat_ends_it(trial: Trial) -> str:
     slack = await trial.slack()  # it counts from the decision to start: a busy host takes its time
     left = await trial.run(f"#!/bin/sh\n{SLEEP}\n", heartbeat_file="heart", fizzle_seconds=2 + slack)
-    _outcome(left, Exit.HEARTBEAT, "700 Heartbeat file not created", Decided.SUPERVISOR)
+    ended_as(left, Exit.HEARTBEAT, "700 Heartbeat file not created", Decided.SUPERVISOR)
     return _between(left, 0.0 if slack else 0.5, 5.0 + 3 * slack)
 
 
@@ -73,7 +73,7 @@ async def stale_heartbeat_ends_it(trial: Trial) -> str:
 
     async def tried(slack: int) -> str:
         left = await trial.run(script, heartbeat_file="heart", heartbeat_seconds=1, fizzle_seconds=1 + slack)
-        _outcome(left, Exit.HEARTBEAT, "700 Heartbeat file not updated", Decided.SUPERVISOR)
+        ended_as(left, Exit.HEARTBEAT, "700 Heartbeat file not updated", Decided.SUPERVISOR)
         return _between(left, 0.8, 5.0 + 3 * slack)
 
     return await _given_time(trial, tried)
@@ -85,7 +85,7 @@ async def steady_heartbeat_keeps_it(trial: Trial) -> str:
         left = await trial.run(  # where machines are slow to start, they are slow to beat
             BEAT, args=[str(slack)], heartbeat_file="heart", heartbeat_seconds=1 + slack, fizzle_seconds=1 + slack
         )
-        _outcome(left, Exit.SUCCESS, "200 alive", Decided.PAYLOAD)
+        ended_as(left, Exit.SUCCESS, "200 alive", Decided.PAYLOAD)
         return f"it beat for {left.seconds:.1f} s"
 
     return await _given_time(trial, tried)
@@ -107,7 +107,7 @@ async def _given_time(trial: Trial, tried: Callable[[int], Awaitable[str]]) -> s
 @check("a machine is ended when its shutdowntime has come")
 async def passed_time_ends_it(trial: Trial) -> str:
     left = await trial.run(f"#!/bin/sh\n{SLEEP}\n", seconds=1)
-    _outcome(left, Exit.TIMED_OUT, "700 Passed shutdowntime", Decided.SUPERVISOR)
+    ended_as(left, Exit.TIMED_OUT, "700 Passed shutdowntime", Decided.SUPERVISOR)
     return _between(
         left, 0.0, 4.0 + 2 * await trial.slack()
     )  # of a short time nothing may be left when it starts on a busy host
@@ -117,10 +117,10 @@ async def passed_time_ends_it(trial: Trial) -> str:
 async def asked_machine_ends_by_itself(trial: Trial) -> str:
     async def act(live: Live) -> None:
         await live.left("here")
-        await _stop(live, grace=10)
+        await stopped(live, grace=10)
 
     left = await trial.run(POLITE, act=act)
-    _outcome(left, Exit.STOPPED, "150 asked, and done", Decided.PAYLOAD)
+    ended_as(left, Exit.STOPPED, "150 asked, and done", Decided.PAYLOAD)
     expect(int(left.file("earlier")) > 60, f"shutdowntime moved by {left.file('earlier')!r} s only")
     return _between(left, 0.0, 5.0 + await trial.slack())
 
@@ -133,23 +133,23 @@ async def deaf_machine_is_ended_after_its_grace(trial: Trial) -> str:
         nonlocal took
         await live.left("here")
         began = time.monotonic()
-        await _stop(live, grace=1)
+        await stopped(live, grace=1)
         took = time.monotonic() - began
 
     left = await trial.run(f"#!/bin/sh\n{DEAF}\n", act=act)
-    _outcome(left, Exit.STOPPED, "100 Stopped by the operator", Decided.SUPERVISOR)
+    ended_as(left, Exit.STOPPED, "100 Stopped by the operator", Decided.SUPERVISOR)
     expect(1.0 <= took < 4.0 + await trial.slack(), f"it was ended {took:.1f} s after being asked with 1 s of grace")
     return f"ended after {took:.1f} s"
 
 
-async def _stop(live: Live, grace: int) -> None:
+async def stopped(live: Live, grace: int) -> None:
     """As `lm stop` does."""
     live.directory.ask_to_stop("the conformance suite")
     live.directory.move_shutdown_time(time.time() + grace)
     await live.runtime.stop(live.seen.id, grace=grace)
 
 
-def _outcome(left: Left, wanted: Exit, message: str | None, decided: Decided) -> None:
+def ended_as(left: Left, wanted: Exit, message: str | None, decided: Decided) -> None:
     outcome = left.outcome
     found = str(outcome.message) if outcome.message else None
     expect(found == message, f"the message is {found!r}, not {message!r}; it ended with {left.summary.exit_code}")

@@ -1,6 +1,7 @@
 """Limits: told as they are in force, and in force as seen from inside; and what a machine has used."""
 
 import asyncio
+import os
 import re
 import time
 
@@ -120,6 +121,33 @@ async def usage_grows(bench: Bench) -> str:
     return f"{grown:.2f} and {rested:.2f} CPU seconds in 1.5 s"
 
 
+@check("an idle machine takes no more than what the others leave")
+async def idle_machines_yield(bench: Bench) -> str:
+    count = os.cpu_count() or 1
+    loops = f"n=0; while [ $n -lt {count} ]; do while :; do :; done & n=$((n+1)); done; wait"
+    busy = bench.shell(loops, limits=Limits(processors=count))
+    can = await bench.can()
+    needs(can.idle, can.absent.get("idle", "no lowest weight is claimed"))
+    needs(can.usage, can.absent.get("usage", "usage is not claimed"))
+    for spec in (busy, idle := bench.spec(bench.payloads.spin(), idle=True)):
+        await bench.runtime.create(spec)
+    taken = 1.0
+
+    async def window() -> bool | None:
+        """True when, within 1.5 s in which the busy ones worked, the idle one had less than half of what one had."""
+        nonlocal taken
+        first = [await _used(bench, spec.id) for spec in (busy, idle)]
+        await asyncio.sleep(1.5)
+        then = [await _used(bench, spec.id) for spec in (busy, idle)]
+        worked, yielded = (two.cpu_seconds - one.cpu_seconds for one, two in zip(first, then, strict=True))
+        taken = yielded / max(worked / count, 1e-9)
+        return True if worked > 0.1 and taken < 0.5 else None
+
+    await asyncio.sleep(0.5)
+    await bench.until("a busy machine that an idle one beside it leaves alone", window)
+    return f"{taken:.3f} of what a process beside it had"
+
+
 async def _used(bench: Bench, machine_id: str) -> Usage:
     usage = (await bench.runtime.usage()).get(machine_id)
     if usage is None:
@@ -143,4 +171,5 @@ CHECKS = (
     open_files_limit_holds,
     processors_limit_holds,
     usage_grows,
+    idle_machines_yield,
 )

@@ -1,5 +1,6 @@
 """`lm` as its users run it: a process of its own, with directories of its own and the tests' private Podman."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for what the tests of this folder share
+
+from kvm_suites import put
+from lm_left import left, servers, until
+from lm_repositories import published, served
 
 LM = [sys.executable, "-c", "from lmd.cli.main import main; main()"]
 
@@ -129,3 +136,38 @@ def lm(podman, short_tmp: Path, image_cache: Path, request: pytest.FixtureReques
     for machine in made.machines():
         made("destroy", machine["id"])
     assert made.machines() == []
+
+
+@pytest.fixture(scope="module")
+def repository(short_tmp: Path) -> Iterator[tuple[str, Path]]:
+    """A published repository: its server's URL and its key."""
+    publisher = published(short_tmp / "repository")
+    with served(publisher.root) as url:
+        yield url, publisher.key_file
+
+
+@pytest.fixture
+def host(lm: Lm, repository: tuple[str, Path]) -> Iterator[Lm]:
+    url, key = repository
+    text = f'\n[cvmfs]\nprovider = "embedded"\nserver_url = ["{url}"]\npublic_key = ["{key}"]\nidle_seconds = 1\n'
+    with (lm.home / "config/lmd.toml").open("a") as file:
+        file.write(text)
+    yield lm
+    try:
+        assert until(lambda: not left(lm.home)), left(lm.home)
+    finally:  # a test that fails may have stopped one
+        for pid in servers(lm.home):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for line in reversed([line for line in left(lm.home) if " - " in line]):
+            subprocess.run(["umount", "-l", line.split()[4]], check=False)
+
+
+@pytest.fixture
+def vm(lm: Lm, libvirt_engine, micro_kit, image_cache: Path) -> Iterator[Lm]:
+    """`lm` that knows a libvirt of the tests' own; the kit is built already."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in libvirt_engine.options.items()]
+    with (lm.home / "config/lmd.toml").open("a") as out:
+        out.write("\n".join(["", "[runtimes.kvm]", *lines, ""]))
+    put(micro_kit, image_cache)
+    yield lm

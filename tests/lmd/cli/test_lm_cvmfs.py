@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,72 +15,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for what the tests of this folder share
 
-from lm_repositories import NAME, published, served, stand_in
+from lm_left import left, servers, until
+from lm_repositories import NAME, stand_in
 
 from cvmfs.hosting import shared
 
 WHERE = ["factory", "machine"]
 READS = "/cvmfs/test.example.org/bin/program; cat /cvmfs/test.example.org/hello; ls /cvmfs"
 SAID = ["a program of the repository", "hello of revision 1", NAME]
-
-
-@pytest.fixture(scope="module")
-def repository(short_tmp: Path) -> Iterator[tuple[str, Path]]:
-    """A published repository: its server's URL and its key."""
-    publisher = published(short_tmp / "repository")
-    with served(publisher.root) as url:
-        yield url, publisher.key_file
-
-
-@pytest.fixture
-def host(lm, repository: tuple[str, Path]) -> Iterator[object]:
-    url, key = repository
-    text = f'\n[cvmfs]\nprovider = "embedded"\nserver_url = ["{url}"]\npublic_key = ["{key}"]\nidle_seconds = 1\n'
-    with (lm.home / "config/lmd.toml").open("a") as file:
-        file.write(text)
-    yield lm
-    try:
-        assert until(lambda: not left(lm.home)), left(lm.home)
-    finally:  # a test that fails may have stopped one
-        for pid in servers(lm.home):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        for line in reversed([line for line in left(lm.home) if " - " in line]):
-            subprocess.run(["umount", "-l", line.split()[4]], check=False)
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> bool:
-    last = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > last:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def left(home: Path) -> list[str]:
-    """What a machine must not leave: mounts below its directories, and processes that serve them."""
-    found = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f" {home}/run/cvmfs" in line]
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = entry.read_bytes()
-        except OSError:
-            continue
-        if b"cvmfs\0mount" in words and str(home).encode() in words:
-            found.append(words.replace(b"\0", b" ").decode(errors="replace"))
-    return found
-
-
-def servers(home: Path) -> list[int]:
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = entry.read_bytes()
-        except OSError:
-            continue
-        if b"cvmfs\0mount" in words and str(home).encode() in words:
-            found.append(int(entry.parent.name))
-    return found
 
 
 def type_of(host, script: str, where: str, **keys: object) -> str:

@@ -21,7 +21,7 @@ def _engine_s(lm, *arguments: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_what_a_killed_run_leaves_is_found_and_cleared(lm) -> None:
     name = lm.machinetype(
         "work",

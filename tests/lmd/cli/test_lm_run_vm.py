@@ -7,12 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
 import pytest
-from kvm_suites import put
 
 from images.archive import ImageConfig, write_oci_archive
 from lmd.conformance import compare, parse
@@ -36,16 +34,6 @@ cat /proc/self/status | grep -E '^(Uid|Gid|Umask)' >status
 exit 7
 """
 FILL = "while :; do head -c 1000000 /dev/zero >>$JOBOUTPUTS/large; done"
-
-
-@pytest.fixture
-def vm(lm, libvirt_engine, micro_kit, image_cache: Path) -> Iterator[object]:
-    """`lm` that knows a libvirt of the tests' own; the kit is built already."""
-    lines = [f"{key} = {json.dumps(value)}" for key, value in libvirt_engine.options.items()]
-    with (lm.home / "config/lmd.toml").open("a") as out:
-        out.write("\n".join(["", "[runtimes.kvm]", *lines, ""]))
-    put(micro_kit, image_cache)
-    yield lm
 
 
 def left(folder: Path) -> dict[str, bytes]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from lmd.conformance import CHECKS, WITH_REPOSITORY, Difference, Ground, Report, Trial, compare, parse
+from lmd.conformance import BY_HTTP, CHECKS, WITH_REPOSITORY, Difference, Ground, Report, Trial, compare, parse
 from lmd.conformance.both import listed
 from runtimes.conformance.check import Violation
 from runtimes.conformance.checks import CHECKS as CONTRACT_CHECKS
@@ -108,4 +108,4 @@ async def test_all_engines_give_the_same_portrait(ground: Ground, portraits: dic
 
 def test_names_of_checks_are_unique_over_both_suites() -> None:
     names = [entry.name for entry in listed()]
-    assert len(names) == len(set(names)) == len(CHECKS) + len(WITH_REPOSITORY) + len(CONTRACT_CHECKS) + 1
+    assert len(names) == len(set(names)) == len(CHECKS) + len(BY_HTTP) + len(WITH_REPOSITORY) + len(CONTRACT_CHECKS) + 1

@@ -129,7 +129,7 @@ def test_a_machine_is_handed_to_the_daemon(lmd) -> None:
     lmd.configure(TYPE.replace("total_processors = 2", "total_processors = 3"))
     lmd.send(signal.SIGHUP)
     lmd.running(3)
-    assert "1 processors, 0 are free" in lmd("run", "--detach", "work").stderr
+    assert "1 processor, 0 free" in lmd("run", "--detach", "work").stderr
     lmd.configure(TYPE.replace("total_processors = 2", "total_processors = 3").replace("= 1.0", "= 0.0"))
     lmd.send(signal.SIGHUP)
     lmd.until(lambda: "no-share" in str(lmd.daemon.get("/v1/why")))

@@ -88,6 +88,23 @@ async def test_an_event_leads_to_a_decision_at_once(site: Site) -> None:
         assert time.monotonic() - began < 5 < factory.engines["fake"]._rest
 
 
+async def test_a_call_that_comes_as_the_time_runs_out_is_heard(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the end of a rest and the next pass, too; it would else be noticed at the next tick only."""
+    monkeypatch.setattr("lmd.factory.factory.TICK_SECONDS", 1000.0)
+    async with site.running(config(WORK, total=1)) as factory:
+        await running(factory, 1)
+
+        def call_late() -> bool:
+            factory.wake()
+            return False
+
+        monkeypatch.setattr(factory, "_due_now", call_late)
+        monkeypatch.setattr(factory, "_until_next", lambda: 0.01)
+        factory.wake()
+        before = factory.passes
+        await until(lambda: factory.passes > before + 10)  # one that is not heard is followed by none for 10 s
+
+
 @pytest.mark.parametrize("years", [10, -10, 1 / 8766, -1 / 8766], ids=["+10 years", "-10 years", "+1 h", "-1 h"])
 async def test_a_clock_that_jumps_ends_no_machine_and_lets_none_live_longer(site: Site, years: float) -> None:
     type_ = machinetype("work", heartbeat_file="beat", heartbeat_seconds=1800, fizzle_seconds=600)

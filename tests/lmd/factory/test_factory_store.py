@@ -1,5 +1,6 @@
 """Whatever happens to the database, the daemon starts, says so, and knows its machines."""
 
+import asyncio
 import random
 import shutil
 import sqlite3
@@ -12,7 +13,7 @@ import pytest
 from factory_ground import Site, config, machinetype, rows, running, until
 
 from lmd.factory.rows import Phase
-from lmd.factory.schema import VERSION
+from lmd.factory.schema import STEPS, VERSION
 from lmd.factory.store import Store, StoreFault, put
 
 TYPE = machinetype("work")
@@ -166,6 +167,37 @@ async def test_a_start_on_a_full_disk_looks_after_its_machines(small_disk: Path,
         ballast.unlink()
 
 
+@pytest.mark.parametrize(
+    "pages", [0, 5, 17, 29, 37, 51, *(pytest.param(pages, marks=pytest.mark.soak) for pages in range(1, 120))]
+)
+async def test_whichever_write_finds_no_room_costs_no_machine(
+    small_disk: Path, pages: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many pages as that may still be written, from the first row of a new database to the outcome of a machine."""
+    monkeypatch.setattr("lmd.factory.factory.TICK_SECONDS", 0.2)
+    monkeypatch.setattr("lmd.factory.acts.FIRST_BACKOFF", 0.2)
+    site = Site(small_disk, engine=small_disk.parent / "engine")
+    ballast = small_disk / "ballast"
+    _fill(ballast)
+    with ballast.open("r+b") as file:
+        file.truncate(max(0, ballast.stat().st_size - 4096 * pages))
+    type_ = machinetype("work", "sleep", "0.05", "exit", "0", backoff_seconds=0)
+    async with site.running(config(type_, total=2)) as factory:
+        for _ in range(10):
+            factory.wake()
+            await asyncio.sleep(0.03)
+        ballast.unlink()
+        factory.wake()
+        await until(lambda: [row for row in rows(factory, Phase.FINISHED) if row.outcome.get("reason") == "clean"], 60)
+        factory.ledger.intend("drain", {"reason": "enough"})
+        await until(lambda: not factory.ledger.live() and all(row.cleaned for row in rows(factory)))
+        ended = {row.id: row.outcome.get("reason") for row in rows(factory)}
+    made = {name for call, name in site.engine.calls() if call == "create.insert"}
+    assert not site.engine.listing().records
+    assert {name for name, reason in ended.items() if reason == "clean"} == made
+    assert {path.name for path in site.places.machines.iterdir()} <= set(ended)
+
+
 def _fill(path: Path) -> None:
     with path.open("wb", buffering=0) as file:
         for size in (65_536, 4096, 1):
@@ -218,6 +250,46 @@ async def test_a_database_of_an_earlier_version_is_brought_up_to_date(tmp_path: 
     assert content.seq > 0
     assert await store.read("PRAGMA user_version") == [(VERSION,)]
     await store.aclose()
+
+
+async def test_a_step_to_a_later_version_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way by which every later version will come, tried with a step that changes a table."""
+    shutil.copy(DATA / "schema-1.sqlite", tmp_path / "factory.sqlite")
+    with sqlite3.connect(tmp_path / "factory.sqlite") as db:
+        before = db.execute("SELECT id, body FROM machine ORDER BY id").fetchall()
+    db.close()
+    step = "ALTER TABLE event ADD COLUMN level TEXT NOT NULL DEFAULT 'info'"
+    monkeypatch.setattr("lmd.factory.store.STEPS", (*STEPS, step))
+    monkeypatch.setattr("lmd.factory.store.VERSION", VERSION + 1)
+    for _ in ("upgraded", "opened again"):
+        store = Store(tmp_path / "factory.sqlite", tmp_path / "refuge")
+        content = await store.open()
+        assert content.damage == []
+        assert set(content.rows) == {name for name, _ in before}
+        assert await store.read("SELECT id, body FROM machine ORDER BY id") == before
+        assert set(await store.read("SELECT level FROM event")) == {("info",)}
+        assert await store.read("PRAGMA user_version") == [(VERSION + 1,)]
+        await store.aclose()
+
+
+async def test_a_step_that_fails_leaves_the_old_file_whole_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(DATA / "schema-1.sqlite", tmp_path / "factory.sqlite")
+    monkeypatch.setattr(
+        "lmd.factory.store.STEPS", (*STEPS, "CREATE TABLE new (a); INSERT INTO machine SELECT * FROM machine")
+    )
+    monkeypatch.setattr("lmd.factory.store.VERSION", VERSION + 1)
+    store = Store(tmp_path / "factory.sqlite", tmp_path / "refuge")
+    content = await store.open()  # never raises: the machines need looking after
+    assert "moved to factory.sqlite.broken-1" in content.damage[0]
+    assert await store.read("PRAGMA user_version") == [(VERSION + 1,)]
+    await store.aclose()
+    with sqlite3.connect(tmp_path / "factory.sqlite.broken-1") as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (VERSION,)
+        assert db.execute("SELECT count(*) FROM machine").fetchone()[0] > 0
+        assert not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'new'").fetchall()
+    db.close()
 
 
 async def test_one_write_or_none(tmp_path: Path) -> None:

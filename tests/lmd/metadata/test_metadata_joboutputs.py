@@ -230,3 +230,42 @@ def _wait(condition) -> None:
     while not condition():
         assert time.monotonic() < last
         time.sleep(0.02)
+
+
+def test_of_very_many_files_no_more_than_the_quota_are_kept_and_the_rest_costs_nothing(machine):
+    """The first of a hundred thousand; the rest is in the soak below."""
+    _many(machine, files=500, asked=1_000)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_a_hundred_thousand_files_are_held_to_the_quota(machine):
+    _many(machine, files=20_000, asked=100_000)
+
+
+def _many(machine, *, files: int, asked: int) -> None:
+    one, other = machine(outputs_files=files, outputs_bytes=10**9), machine()
+    connection = one.socket(GATEWAY)
+    connection.settimeout(60)
+    server = one.factory.process.pid
+    before, counts = _memory(server), {b"201": 0, b"507": 0}
+    for number in range(asked):
+        head = f"PUT /joboutputs/n{number} HTTP/1.1\r\nHost: {GATEWAY}\r\nContent-Length: 1\r\n\r\nx"
+        connection.sendall(head.encode())
+        answer = connection.recv(4096)
+        counts[answer.split()[1]] += 1
+        if answer.split()[1] == b"507":  # a refusal closes
+            connection.close()
+            connection = one.socket(GATEWAY)
+            connection.settimeout(60)
+    assert counts == {b"201": files, b"507": asked - files}
+    assert sum(1 for _ in one.directory.joboutputs.iterdir()) == files
+    assert one.left_aside() == []
+    assert one.put("n1", b"again") == 201, "a replacement has room"
+    assert other.put("x", b"x") == 201
+    assert _memory(server) - before < 20_000
+
+
+def _memory(pid: int) -> int:
+    """Resident memory in kB."""
+    return int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0])

@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from lmd.metadata import card, launch
+from lmd.metadata.account import USER, Account, account
 from lmd.metadata.process import ALREADY, Calm
 from lmd.network.addresses import GATEWAY
 
@@ -44,6 +46,20 @@ def test_it_has_given_up_all_rights_when_it_serves(factory, machine):
     one = machine()
     assert one.put("x", b"x") == 201
     assert one.get("/latest/user-data").startswith(b"#!")
+
+
+@pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="systemd is not installed")
+def test_the_account_of_the_package_is_what_it_becomes(tmp_path: Path):
+    (tmp_path / "etc").mkdir()
+    packaged = Path(__file__).parents[3] / "packaging/sysusers.d/lmd.conf"
+    subprocess.run(["systemd-sysusers", f"--root={tmp_path}", packaged], check=True, capture_output=True)
+    lines = [line.split(":") for line in (tmp_path / "etc/passwd").read_text().splitlines()]
+    ids = {words[0]: (int(words[2]), int(words[3])) for words in lines}
+    shells = {words[0]: words[6] for words in lines}
+    assert shells[USER] == "/usr/sbin/nologin"
+    assert 0 < ids[USER][0] < 1000, "a system account"
+    assert account(0, ids.get) == Account(*ids[USER])
+    assert "lmd:" in (tmp_path / "etc/group").read_text()
 
 
 def test_no_other_account_of_the_host_can_read_what_it_may_read(factory, machine):

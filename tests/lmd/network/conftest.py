@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -22,16 +22,16 @@ LM = [sys.executable, "-c", "from lmd.cli.main import main; main()"]
 
 
 class Host:
-    """A host whose network is the test's; `lm` there has directories of its own and the tests' Podman."""
+    """A host whose network is the test's; `lm` there has directories of its own and an engine of the tests'."""
 
-    def __init__(self, home: Path, options: dict[str, str]) -> None:
+    def __init__(self, home: Path, engine: str, options: dict[str, str]) -> None:
         self.home, self.namespace, self.run_dir = home, Namespace(), home / "run"
         home.mkdir(mode=0o711)
         (home / "config").mkdir()
         (home / "work").mkdir()
         lines = [f"{key} = {json.dumps(value)}" for key, value in options.items()]
         network = '[network]\nlibvirt = "no"\nservices = ["tcp 3128"]'
-        (home / "config/lmd.toml").write_text("\n".join(["[runtimes.podman]", *lines, network, ""]))
+        (home / "config/lmd.toml").write_text("\n".join([f"[runtimes.{engine}]", *lines, network, ""]))
         names = {"LMD_CONFIG_DIR": "config", "LMD_STATE_DIR": "state", "LMD_RUN_DIR": "run"}
         self.environment = os.environ | {name: str(home / part) for name, part in names.items()} | {"NO_COLOR": "1"}
         self.run("ip", "link", "set", "lo", "up")
@@ -80,6 +80,64 @@ class Host:
         self.namespace.close()
 
 
+REMOVE = """
+import os, sys
+from pathlib import Path
+from lmd.network import factory_network
+run = Path(os.environ["LMD_RUN_DIR"])
+try:
+    os.kill(int((run / "metadata.lock").read_text()), 15)
+except (OSError, ValueError):
+    pass
+factory_network.remove(run, factory_network.Settings(libvirt="yes"))
+"""
+
+
+class LibvirtHost:
+    """`lm` beside the tests' libvirt, in all of its namespaces, with directories of its own."""
+
+    def __init__(self, engine: object, home: Path) -> None:
+        self.home = home
+        home.mkdir(mode=0o711)
+        (home / "config").mkdir()
+        (home / "config/lmd.toml").write_text(
+            f'[runtimes.kvm]\nlog_dir = "{engine.directory}/log/qemu"\nacceleration = "emulated"\n'
+            '[network]\nlibvirt = "yes"\n'
+        )
+        names = {"LMD_CONFIG_DIR": "config", "LMD_STATE_DIR": "state", "LMD_RUN_DIR": "run"}
+        self.environment = os.environ | {name: str(home / part) for name, part in names.items()} | {"NO_COLOR": "1"}
+        of = f"/proc/{engine._daemon.pid}/ns"
+        self._enter = ["nsenter", f"--mount={of}/mnt", f"--net={of}/net", f"--pid={of}/pid_for_children", "--"]
+
+    def run(self, *words: str, seconds: float | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self._enter, *words],
+            env=self.environment,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            check=False,
+        )
+
+    def lm(self, *words: str, seconds: float | None = None) -> subprocess.CompletedProcess[str]:
+        return self.run(*LM, *words, seconds=seconds)
+
+    def close(self) -> None:
+        done = self.run(sys.executable, "-c", REMOVE, seconds=60)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def libvirt_host(libvirt_engine, short_tmp: Path, request: pytest.FixtureRequest) -> Iterator[LibvirtHost]:
+    made = LibvirtHost(libvirt_engine, short_tmp / f"h{abs(hash(request.node.nodeid)):x}")
+    try:
+        yield made
+    finally:
+        made.close()
+
+
 @pytest.fixture(scope="session")
 def podman(private_podman) -> Iterator[object]:
     """One OCI runtime is enough here."""
@@ -95,7 +153,19 @@ def image_cache(short_tmp: Path) -> Path:
 
 @pytest.fixture
 def host(podman, image_cache: Path, short_tmp: Path, request: pytest.FixtureRequest) -> Iterator[Host]:
-    made = Host(short_tmp / f"n{abs(hash(request.node.nodeid)):x}", podman.options)
+    with _host(short_tmp / f"n{abs(hash(request.node.nodeid)):x}", "podman", podman.options, image_cache) as made:
+        yield made
+
+
+@pytest.fixture
+def docker_host(docker, image_cache: Path, short_tmp: Path) -> Iterator[Host]:
+    with _host(short_tmp / "docker-host", "docker", docker.options, image_cache) as made:
+        yield made
+
+
+@contextmanager
+def _host(home: Path, engine: str, options: dict[str, str], image_cache: Path) -> Iterator[Host]:
+    made = Host(home, engine, options)
     made.environment["LMD_CACHE_DIR"] = str(image_cache)
     try:
         yield made

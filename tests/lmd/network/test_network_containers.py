@@ -32,6 +32,30 @@ put shutdown_message "200 Success by HTTP" | grep 201
     assert not any((host.home / "state/machines").iterdir())
 
 
+def test_docker_containers_join_it_too_and_are_kept_to_their_addresses(docker_host) -> None:
+    script = """
+get() { timeout 20 wget -q -O - "$1"; }
+[ "$(get $JOBFEATURES/job_id)" = "$(get http://169.254.169.254/latest/meta-data/instance-id)" ] && echo known
+id=$(get $JOBFEATURES/job_id)
+put() {
+    printf 'PUT /joboutputs/%s HTTP/1.0\\r\\nContent-Length: %s\\r\\n\\r\\n%s' $1 ${#2} "$2" | nc 169.254.169.253 80
+}
+ip addr show eth0
+put id "$id" | grep 201
+put shutdown_message "200 Success on Docker" | grep 201
+ip addr add 169.254.1.7/16 dev eth0 2>&1 | grep -i perm
+"""
+    done = docker_host.lm(
+        "run", docker_host.machinetype("http", script, runtime="docker", features_form="http"), "-o", "out"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "inet6 fd" in done.stdout, "Docker's namespaces come without IPv6"
+    assert "known" in done.stdout
+    assert "not permitted" in done.stdout, "a container may change its own address"
+    assert "200 Success on Docker" in done.stderr
+    assert len((docker_host.home / "work/out/joboutputs/id").read_text()) == 36
+
+
 def test_a_killed_server_and_a_lost_bridge_are_back_while_the_machine_runs(host) -> None:
     script = """
 trap 'exit 0' TERM

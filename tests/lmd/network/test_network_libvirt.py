@@ -21,7 +21,7 @@ from lmd.metadata import card, launch
 from lmd.metadata.account import account
 from lmd.metadata.card import Card
 from lmd.network import factory_network, leases, libvirt_network
-from lmd.network.addresses import BRIDGE, GATEWAY, NAME, Place
+from lmd.network.addresses import BRIDGE, GATEWAY, NAME
 from lmd.network.bridge import NetworkFault
 from runtimes.containers.nic import connect
 from runtimes.contract import Boot, Image, ImageKind, Limits, Network, Spec, State
@@ -224,10 +224,10 @@ def test_a_libvirt_that_is_not_there_is_said_and_without_it_containers_have_a_ne
     assert factory.join("two").network == NAME
 
 
-@pytest.mark.timeout(300)
-def test_a_virtual_machine_boots_asks_and_puts(factory: Factory, micro_kit, busybox_root: Path) -> None:
+def _described(factory: Factory, number: int) -> tuple[str, Directory, Any]:
+    """A machine with a place in the network, which the server knows; its name, its directory and its place."""
     given = Allocation(
-        job_id="6f1a0c7e-0000-4000-8000-000000000001",
+        job_id=f"6f1a0c7e-0000-4000-8000-{number:012}",
         processors=1,
         memory_bytes=2**28,
         started=time.time(),
@@ -256,14 +256,45 @@ def test_a_virtual_machine_boots_asks_and_puts(factory: Factory, micro_kit, busy
         outputs_files=10,
     )
     card.make(directory.path, told, b"#!/bin/sh\n", server)
-    thief = str(Place(0x0199).address)
-    script = f"""
-id=$(wget -q -O - http://169.254.169.254/latest/meta-data/instance-id)
-ip addr add {thief}/16 dev eth0
-wget -T 2 -q -O /tmp/stolen --bind-address={thief} http://169.254.169.254/ && echo stolen
-printf '%s' "$id" >/tmp/id
-printf 'PUT /joboutputs/id HTTP/1.0\\r\\nContent-Length: %s\\r\\n\\r\\n%s' ${{#id}} "$id" | nc 169.254.169.253 80
+    return name, directory, nic
+
+
+SPOOFS = """
+ask() { timeout 20 wget -q -O - http://169.254.169.254/latest/meta-data/instance-id; }
+try() { timeout 4 wget -q -O - http://169.254.169.254/latest/meta-data/instance-id || echo nothing; }
+put() {
+    printf 'PUT /joboutputs/%s HTTP/1.0\r\nContent-Length: %s\r\n\r\n%s' $1 ${#2} "$2" | nc 169.254.169.253 80
+}
+become() {
+    ip addr flush dev eth0
+    ip link set eth0 down; ip link set eth0 address $1; ip link set eth0 up
+    ip addr add $2/16 dev eth0
+}
+put before "$(ask)"
+become OWN_MAC ITS_ADDRESS; address=$(try)
+become ITS_MAC OWN_ADDRESS; mac=$(try)
+become ITS_MAC ITS_ADDRESS; both=$(try)
+arping -q -U -c 2 -w 3 -I eth0 -s 169.254.169.253 169.254.169.253
+become OWN_MAC OWN_ADDRESS
+put after "$(ask)"
+put spoofed "$address $mac $both"
 """
+
+
+@pytest.mark.timeout(300)
+def test_a_virtual_machine_asks_and_puts_and_gets_nothing_as_somebody_else(
+    factory: Factory, micro_kit, busybox_root: Path
+) -> None:
+    name, directory, nic = _described(factory, 1)
+    _, _, its = _described(factory, 2)
+    script = SPOOFS
+    for word, value in {
+        "OWN_MAC": nic.mac,
+        "OWN_ADDRESS": nic.address,
+        "ITS_MAC": its.mac,
+        "ITS_ADDRESS": its.address,
+    }.items():
+        script = script.replace(word, value)
     spec = Spec(
         id=name,
         owner="run:0",
@@ -290,7 +321,9 @@ printf 'PUT /joboutputs/id HTTP/1.0\\r\\nContent-Length: %s\\r\\n\\r\\n%s' ${{#i
             await runtime.aclose()
 
     asyncio.run(live())
-    assert (directory.joboutputs / "id").read_text() == given.job_id
+    said = {path.name: path.read_text().strip() for path in directory.joboutputs.iterdir()}
+    own = "6f1a0c7e-0000-4000-8000-000000000001"
+    assert said == {"before": own, "after": own, "spoofed": "nothing nothing nothing"}
 
 
 def _kill_dnsmasq(factory: Factory) -> None:

@@ -313,6 +313,36 @@ def test_more_machines_than_vac_could_have_get_addresses_of_their_own(short_tmp:
         ground.close()
 
 
+def test_what_an_earlier_run_has_left_is_taken_over_and_nobody_gains_by_it(short_tmp: Path, listener) -> None:
+    ground, stray, left = Ground(short_tmp / "left"), Namespace(), Place(0x0500)
+    try:
+        ground.sh(ground.factory, f"ip link add {BRIDGE} type bridge; ip link set {BRIDGE} up")
+        ground.sh(
+            ground.factory, f"ip -6 addr add fd00:dead::1/64 dev {BRIDGE} nodad; ip addr add {GATEWAY}/24 dev {BRIDGE}"
+        )
+        ground.sh(ground.factory, f"ip link add {left.port} master {BRIDGE} type veth peer name eth0 netns {stray.pid}")
+        ground.sh(ground.factory, f"ip link set {left.port} up")
+        ground.sh(stray, f"ip link set eth0 address {left.mac} up; ip addr add {left.address}/16 dev eth0")
+        ground.sh(
+            ground.factory, "nft 'table inet lmd { chain old { type filter hook input priority 0; policy drop; }; }'"
+        )
+        (ground.run / "callers").mkdir()
+        for name, content in {str(left.address): '{"directory": "/gone"}', "junk": "\0", "169.254.6.0": "[]"}.items():
+            (ground.run / "callers" / name).write_text(content)
+            os.utime(ground.run / "callers" / name, (0, 0))
+        (ground.run / "metadata.lock").write_text("1\n")
+        (ground.run / factory_network.BY_LIBVIRT).touch()
+        space, nic = ground.machine("one")
+        listener(ground.factory, 3128)
+        assert reached(space, GATEWAY, 3128) == nic.address
+        assert unreached(stray, GATEWAY, 3128, str(left.address))
+        assert [path.name for path in (ground.run / "callers").glob("169*")] == [nic.address]
+        assert not ground.factory.run(factory_network.check_and_mend, ground.run, ground.settings)
+    finally:
+        stray.close()
+        ground.close()
+
+
 def test_takers_at_the_same_time_get_different_addresses(tmp_path: Path) -> None:
     taken: list[Place] = []
 
