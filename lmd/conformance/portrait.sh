@@ -4,6 +4,7 @@
 set -u
 umask 022
 PATH=${PATH:-/usr/sbin:/usr/bin:/sbin:/bin}
+begun=$(date +%s) # before all else: how long a machine took to start is read from it
 
 hex() { od -An -v -tx1 "$1" 2>/dev/null | tr -d ' \n'; }
 put() { printf '%s=%s\n' "$1" "$2"; }
@@ -60,7 +61,7 @@ portrait() {
     patterns
     put environ "$(hex /proc/$$/environ)"
     put hostname "$(uname -n)"
-    put clock "$(date +%s)"
+    put clock "$begun"
     put user "$(id -u):$(id -g)"
     put engine.pid $$
     put engine.uid_map "$(hex /proc/self/uid_map)"

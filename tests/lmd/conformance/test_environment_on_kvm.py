@@ -54,7 +54,11 @@ def told(request, libvirt_engine, micro_kit, short_tmp: Path) -> Iterator[dict[s
     finally:
         for row in rows:
             row.terminate()
-            row.wait(60)
+        for row in rows:
+            try:  # it ends its machines first
+                row.wait(300)
+            finally:
+                row.kill()
     results: dict[str, tuple[str, str]] = {}
     for out, err, code in said:
         assert code in (0, 1), err
