@@ -31,10 +31,12 @@ _HALVES = struct.Struct("<qq")
 
 @dataclass(frozen=True, slots=True)
 class Nested:
-    """A catalog that starts at a path: `size` in bytes, 0 where the parent does not say."""
+    """A catalog that starts at a path: `size` in bytes, 0 where the parent does not say. `alternative`: as in
+    the manifest."""
 
     hash: ContentHash
     size: int
+    alternative: bool = False
 
 
 def path_key(path: bytes) -> tuple[int, int]:

@@ -40,6 +40,8 @@ class Manifest:
     published: int
     history: ContentHash | None
     metainfo: ContentHash | None
+    alternative: bool = False
+    """Whether servers show the root catalog outside of `data/`, which they may keep to themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ def parse_manifest(body: bytes) -> Manifest:
         published=_number(fields, "T"),
         history=_optional_hash(fields, "H", "history"),
         metainfo=_optional_hash(fields, "M", "meta-info"),
+        alternative=fields.get("A") == "yes",
     )
 
 

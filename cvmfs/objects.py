@@ -18,7 +18,7 @@ class ObjectRef:
     """One object of a repository.
 
     `suffix` is the letter of its kind ("" for a whole file), `size` the length of its content in bytes
-    where that is known, `limit` what its content may have at most (bytes).
+    where that is known, `limit` what its content may have at most (bytes). `alternative`: servers show it at their top.
     """
 
     hash: ContentHash
@@ -26,11 +26,14 @@ class ObjectRef:
     compressed: bool = True
     size: int | None = None
     limit: int = 1 << 40
+    alternative: bool = False
 
     @property
     def path(self) -> str:
         """Where servers keep it, relative to the root of the repository."""
         digest = self.hash.digest.hex()
+        if self.alternative:
+            return f".cvmfsalt-{digest}{ALGORITHMS[self.hash.algorithm][1]}{self.suffix}"
         return f"data/{digest[:2]}/{digest[2:]}{ALGORITHMS[self.hash.algorithm][1]}{self.suffix}"
 
     @property

@@ -151,7 +151,7 @@ class Repository:
 
     def _open(self, verdict: Verdict) -> Revision:
         manifest = verdict.manifest
-        root, number, tag = Nested(manifest.root, manifest.root_size), manifest.revision, ""
+        root, number, tag = Nested(manifest.root, manifest.root_size, manifest.alternative), manifest.revision, ""
         if self.pin:
             root, number, tag = self._pinned(manifest)
         self.catalogs.get(root)
@@ -164,7 +164,7 @@ class Repository:
         if pin.root is not None:
             return Nested(pin.root, 0), 0, ""
         if pin.revision is not None and pin.revision == manifest.revision:
-            return Nested(manifest.root, manifest.root_size), manifest.revision, ""
+            return Nested(manifest.root, manifest.root_size, manifest.alternative), manifest.revision, ""
         for tag in self._tags(manifest):
             if (
                 (pin.tag is not None and tag.name == pin.tag)

@@ -38,7 +38,9 @@ class Catalogs:
                 self._open.move_to_end(nested.hash)
                 return found
         limit = max(4 * nested.size, _LEAST_LIMIT) if nested.size else _LIMIT_UNKNOWN
-        opened = Catalog(self._store.content(ObjectRef(nested.hash, "C", limit=limit)), nested.hash)
+        opened = Catalog(
+            self._store.content(ObjectRef(nested.hash, "C", limit=limit, alternative=nested.alternative)), nested.hash
+        )
         with self._lock:
             found = self._open.setdefault(nested.hash, opened)
             while len(self._open) > self._most:

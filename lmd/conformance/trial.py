@@ -129,11 +129,11 @@ class Trial:
         return self.ground.kept[PORTRAIT]
 
     async def slack(self) -> int:
-        """Seconds that a machine may take to start, which containers do at once: twice what the portrait's took."""
+        """Seconds that a machine may take to start, which containers do at once: two more than the portrait's took."""
         if self.ground.can.isolation == "container":
             return 0
         left = await self.portrait()
-        return 2 * max(1, int(left.report().text("clock")) - int(left.record.created)) + 2
+        return max(1, int(left.report().text("clock")) - int(left.record.created)) + 2
 
     def file(self, name: str, content: bytes) -> Path:
         """A file of the host, for this check alone."""

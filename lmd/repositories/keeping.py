@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 10.0
 """Between two looks at the repositories."""
 SILENT_LOOKS = 3
+DEAD = ("not connected", "connection abort")
+"""In what the kernel says of a mount without a client, and to whom was waiting when it went."""
 AT_ONCE = 8
 
 
@@ -93,7 +95,7 @@ class Keeping:
     def _hopeless(self, by: "Provider", name: str, broken: str) -> bool:
         """Whether a mount is dead, or our own reader has been silent for long. One that is slow is left to those that
         read from it, and the distribution's client is its administrator's."""
-        if "not connected" in broken:
+        if any(word in broken for word in DEAD):
             return True
         self.silent[name] = self.silent.get(name, 0) + 1
         return by.name == "embedded" and self.silent[name] >= SILENT_LOOKS

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 import libvirt
 
 from runtimes.contract import Conflict, Exhausted, Rejected, RuntimeFault, Spec, Unavailable
-from runtimes.kvm import disks, place
+from runtimes.kvm import disks, orphans, place
 from runtimes.kvm.engine import Gone
 from runtimes.kvm.listing import stamp
 from runtimes.kvm.place import Place
@@ -135,7 +135,9 @@ def undefine(domain: libvirt.virDomain) -> None:
 
 
 def clear(where: Place, logs: Path) -> None:
-    """Remove the machine's files, and what libvirt leaves of it among its logs. Raises OSError."""
+    """Remove the files of a machine that is off, and what libvirt leaves of it among its logs. Raises OSError."""
+    if where.path.exists():
+        orphans.end(where.path)
     where.remove()
     name = where.machine_id
     for pattern in (f"{name}.log", f"{name}.log.[0-9]*", f"{name}-fs[0-9]*-virtiofsd.log*"):

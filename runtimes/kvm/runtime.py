@@ -28,7 +28,7 @@ from runtimes.contract import (
     Usage,
     unmet,
 )
-from runtimes.kvm import acceleration, capabilities, domain, making, plan, statistics
+from runtimes.kvm import acceleration, capabilities, domain, making, orphans, plan, statistics
 from runtimes.kvm.console import Follower, kept
 from runtimes.kvm.ends import began
 from runtimes.kvm.engine import CALL_SECONDS, START_SECONDS, Engine, Gone
@@ -252,6 +252,8 @@ class Kvm:
         """Define, prepare, start: whatever exists on the host is from its first moment explained by a domain."""
         place = Place(self.root, spec.id)
         await asyncio.to_thread(making.check, spec)
+        if there is not None and not there.active:  # begun before, and then libvirt or we were gone
+            await asyncio.to_thread(orphans.end, place.path)
         first = int(there.stamp["uid"]) if there else await self._define(spec, place, host)
         await asyncio.to_thread(making.prepare, spec, place, first, host.virtiofsd)
         at = time.time()

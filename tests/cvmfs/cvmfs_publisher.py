@@ -102,6 +102,7 @@ class Publisher:
         self.revision = 0
         self.ttl = 240
         self.tags: list[tuple[str, str, int, int, int]] = []
+        self.alternative = False
         self.spoil_catalog: Callable[[sqlite3.Connection], None] | None = None
         (root / "data").mkdir(parents=True, exist_ok=True)
         self.key_file = root.parent / f"{root.name}.pub"
@@ -252,7 +253,13 @@ class Publisher:
     def manifest_lines(self, root: str, size: int) -> list[str]:
         certificate = self.store(self.certificate, "X")
         lines = [f"C{root}", f"B{size}", f"R{hashlib.md5(b'').hexdigest()}", f"D{self.ttl}", f"S{self.revision}"]
-        lines += ["Gno", "Ano", f"N{self.name}", f"X{certificate}", f"T{int(time.time())}"]
+        lines += [
+            "Gno",
+            f"A{'yes' if self.alternative else 'no'}",
+            f"N{self.name}",
+            f"X{certificate}",
+            f"T{int(time.time())}",
+        ]
         if self.tags:
             lines.append(f"H{self.history()}")
         return lines

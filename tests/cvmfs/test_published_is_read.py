@@ -224,6 +224,19 @@ def test_the_kernel_shows_what_was_published(webs: Callable[[Path], Web], tmp_pa
         assert found["/rmd"]["sha256"] == hashlib.sha256(b"r" * 1000).hexdigest()
 
 
+@pytest.mark.parametrize("algorithm", [0, 1, 2], ids=["sha1", "rmd160", "shake128"])
+def test_a_root_catalog_outside_of_data_is_found(webs: Callable[[Path], Web], tmp_path: Path, algorithm: int) -> None:
+    publisher = Publisher(tmp_path / "repo", algorithm=algorithm)
+    publisher.alternative = True
+    tree = {"/n": directory(nested=True), "/n/f": file(b"below"), "/f": file(b"top")}
+    root = publisher.publish(tree)
+    stored = publisher.root / "data" / root[:2] / f"{root[2:]}C"
+    stored.rename(publisher.root / f".cvmfsalt-{root}C")
+    repository = open_published(publisher, webs(publisher.root).url, tmp_path / "cache")
+    check_same(repository, tree)
+    repository.close()
+
+
 def test_an_external_file_is_refused_clearly_and_the_rest_is_read(webs: Callable[[Path], Web], tmp_path: Path) -> None:
     publisher = Publisher(tmp_path / "repo")
     publisher.publish({"/ext": file(b"elsewhere", external=True), "/in": file(b"here")})

@@ -267,12 +267,18 @@ async def test_a_full_disk_is_told_and_leaves_nothing(libvirt_engine, spec, tmp_
         subprocess.run(["umount", "-l", str(small)], check=True)
 
 
-def qemu(name: str) -> int:
-    """The process of a machine's QEMU."""
+def _processes(text: str) -> Iterator[int]:
+    """Those that have it on their command line."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            if f"guest={name}".encode() in path.read_bytes():
-                return int(path.parent.name)
+            if text.encode() in path.read_bytes():
+                yield int(path.parent.name)
+
+
+def qemu(name: str) -> int:
+    """The process of a machine's QEMU."""
+    for pid in _processes(f"guest={name}"):
+        return pid
     raise AssertionError(f"no QEMU runs {name}")
 
 
@@ -343,29 +349,32 @@ async def test_machines_outlive_libvirtd_and_their_ends_are_known_when_it_is_bac
     await kvm.destroy(lives.id)
 
 
-async def test_a_libvirtd_that_hangs_in_mid_creation_is_unavailable_and_the_machine_is_explained(
-    libvirt_engine, spec, away: Callable[[str], None]
+@pytest.mark.parametrize(("gone", "back"), [("stop", "continue"), ("kill", "start")])
+async def test_a_libvirtd_that_hangs_or_dies_in_mid_creation_is_unavailable_and_the_machine_is_explained(
+    libvirt_engine, spec, away: Callable[[str], None], gone: str, back: str
 ) -> None:
     options = {**libvirt_engine.options, "call_seconds": "2"}
     hasty = Kvm(replace(libvirt_engine.settings, options=options))
     patient = Kvm(libvirt_engine.settings)
     try:
-        await hasty.probe()
-        one = spec("hangs", "sleep 1000")
-        creating = asyncio.create_task(hasty.create(one))
+        await patient.probe()
+        one = spec(f"{gone}s", "sleep 1000")
+        creating = asyncio.create_task(patient.create(one))
         while not (patient.root / one.id).exists():
+            assert not creating.done(), creating
             await asyncio.sleep(0.005)
-        away("stop")
+        away(gone)
         with pytest.raises(Unavailable):
             await hasty.machines()
-        away("continue")
+        away(back)
         with suppress(Unavailable):
             await creating
         await again(patient)
-        assert [m.id for m in await patient.machines()] == [one.id]
+        assert {m.id for m in await patient.machines()} <= {one.id}
         assert (await patient.create(one)).state is State.RUNNING
         await patient.destroy(one.id)
         assert await patient.machines() == []
+        assert list(_processes(f"{patient.root / one.id}/")) == []
     finally:
         await hasty.aclose()
         await patient.aclose()
@@ -373,8 +382,18 @@ async def test_a_libvirtd_that_hangs_in_mid_creation_is_unavailable_and_the_mach
 
 async def test_what_an_end_was_is_not_changed_by_what_comes_later(kvm: Kvm, spec, tmp_path: Path) -> None:
     one = spec("fixed", "exit 3")
+    leftover = {"end.json": '{"reason": "clean", "exit_code": 0}', "report.raw": "exit 0\n", "console.log": "of before"}
+    for name, text in (leftover | {"event": "crashed", "started": "1.0", "root.qcow2/x": ""}).items():
+        path = kvm.root / one.id / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (kvm.logs / f"{one.id}.log").write_text("2020-01-01 00:00:00.000+0000: shutting down, reason=crashed\n")
     await kvm.create(one)
     end = (await ended(kvm, one.id)).end
+    assert end and (end.reason, end.exit_code) == (EndReason.FAILED, 3), (
+        "what an earlier machine of this id left counts"
+    )
+    assert await said(kvm, one.id) == ""
     (kvm.root / one.id / "report.raw").write_bytes(b"exit 0\n")
     assert (await ended(kvm, one.id)).end == end
     assert end and json.loads((kvm.root / one.id / "end.json").read_text())["exit_code"] == 3

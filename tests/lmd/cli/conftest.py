@@ -14,6 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for what the tests of this folder share
 
+from kvm_suites import put
 from lm_left import left, servers, until
 from lm_repositories import published, served
 
@@ -163,9 +164,10 @@ def host(lm: Lm, repository: tuple[str, Path]) -> Iterator[Lm]:
 
 
 @pytest.fixture
-def vm(lm: Lm, libvirt_engine, micro_kit) -> Iterator[Lm]:
+def vm(lm: Lm, libvirt_engine, micro_kit, image_cache: Path) -> Iterator[Lm]:
     """`lm` that knows a libvirt of the tests' own; the kit is built already."""
     lines = [f"{key} = {json.dumps(value)}" for key, value in libvirt_engine.options.items()]
     with (lm.home / "config/lmd.toml").open("a") as out:
         out.write("\n".join(["", "[runtimes.kvm]", *lines, ""]))
+    put(micro_kit, image_cache)
     yield lm

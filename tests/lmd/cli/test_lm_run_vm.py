@@ -1,7 +1,12 @@
 """`lm run` with virtual machines: as with containers, and the same image gives the same either way."""
 
 import json
+import os
+import select
+import signal
 import subprocess
+import sys
+import time
 from importlib import resources
 from pathlib import Path
 
@@ -10,7 +15,8 @@ import pytest
 from images.archive import ImageConfig, write_oci_archive
 from lmd.conformance import compare, parse
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = pytest.mark.timeout(600)
+LM = [sys.executable, "-c", "from lmd.cli.main import main; main()"]
 
 OF_THE_IMAGE = """
 cd "$JOBOUTPUTS" && mkdir seen && cd seen || exit 1
@@ -35,7 +41,9 @@ def left(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if not path.is_dir()}
 
 
-def test_one_image_gives_the_same_as_container_and_as_virtual_machine(vm, busybox_root: Path) -> None:
+def test_one_image_gives_the_same_as_container_and_as_virtual_machine(
+    vm, busybox_root: Path, image_cache: Path
+) -> None:
     """What its own entrypoint, variables, user and folder make it do, byte by byte, and the digest that is told."""
     work = vm.home / "work"
     config = ImageConfig(
@@ -51,18 +59,19 @@ def test_one_image_gives_the_same_as_container_and_as_virtual_machine(vm, busybo
         'open_files = 512\noutcome = { 7 = "200 as the image says" }\nenvironment = { TYPE = "the type" }\n'
     )
     found = {}
-    for name in ("container", "vm", "shared"):  # last as a directory by virtiofs, as for large images
+    configuration = vm.home / "config/lmd.toml"
+    plain = configuration.read_text()
+    disk = image_cache / "rootfiles" / f"{image_id.removeprefix('sha256:')}.ext4"
+    for name in ("container", "shared", "vm"):  # shared: as a directory by virtiofs, as large images are
         isolation = "vm" if name == "shared" else name
-        if name == "shared":
-            with (vm.home / "config/lmd.toml").open("a") as out:
-                out.write("image_file_bytes = 1\n")
-        done = vm("run", "both.toml", "--set", f"isolation={isolation}", "-o", name, "--json", seconds=200)
+        configuration.write_text(plain + ("image_file_bytes = 1\n" if name == "shared" else ""))
+        done = vm("run", "both.toml", "--set", f"isolation={isolation}", "-o", name, "--json", seconds=280)
         assert done.returncode == 0, done.stderr
         summary = json.loads(done.stdout)
         assert (summary["image_digest"], summary["exit_code"]) == (image_id, 7)
         assert summary["runtime"] == {"container": "podman", "vm": "kvm"}[isolation]
         found[name] = left(work / name / "joboutputs")
-    assert (vm.home / "cache/rootfiles").is_dir()
+        assert disk.exists() is (name == "vm")
     assert found["container"].keys() >= {f"seen/{name}" for name in ("arguments", "user", "variables", "content")}
     assert found["vm"] == found["container"]
     assert found["shared"] == found["container"]
@@ -87,7 +96,7 @@ def test_the_environment_is_the_same_field_by_field(vm, docker) -> None:
     )
     reports = {}
     for runtime in ("podman", "docker", "kvm"):
-        done = vm("run", type_, "--set", f"runtime={runtime}", "-o", runtime, "-p", "1", seconds=250)
+        done = vm("run", type_, "--set", f"runtime={runtime}", "-o", runtime, "-p", "1", seconds=280)
         assert done.returncode == 0, done.stderr
         reports[runtime] = parse((vm.home / "work" / runtime / "joboutputs/portrait").read_bytes())
     for runtime in ("docker", "kvm"):
@@ -99,7 +108,7 @@ def test_the_environment_is_the_same_field_by_field(vm, docker) -> None:
 
 def test_a_machine_that_fills_its_outputs_is_ended_and_told(vm) -> None:
     type_ = vm.machinetype("fill", FILL, isolation="vm", mb_per_processor=96, joboutputs_bytes=3_000_000)
-    done = vm("run", type_, "-o", "out", "--grace", "1", seconds=150)
+    done = vm("run", type_, "-o", "out", "--grace", "1", seconds=280)
     assert done.returncode == 14, done.stderr
     assert "700 Joboutputs quota exceeded" in done.stderr
 
@@ -110,23 +119,43 @@ def test_names_with_quotes_and_angle_brackets_reach_the_machine_as_they_are(vm, 
     subprocess.run(["cp", "-a", str(busybox_root), str(odd)], check=True)
     type_ = vm.machinetype("odd", "ls / >\"$JOBOUTPUTS/a <b> & 'c'\"", root_image=f"./{odd.name}", mb_per_processor=96)
     before = sorted(odd.rglob("*"))
-    done = vm("run", type_, "--set", "isolation=vm", "-o", "out <x> 'y' & z", seconds=150)
+    done = vm("run", type_, "--set", "isolation=vm", "-o", "out <x> 'y' & z", seconds=280)
     assert done.returncode == 0, done.stderr
     names = [path.name for path in (vm.home / "work/out <x> 'y' & z/joboutputs").iterdir()]
     assert names == ["a <b> & 'c'"]
     assert sorted(odd.rglob("*")) == before, "the root that it was started from has changed"
 
 
+def joined(vm, *words: str) -> str:
+    """What a person sees at a terminal where `lm` was typed, until a line with `tick` has come."""
+    process, terminal = os.forkpty()
+    if process == 0:
+        os.execvpe(LM[0], [*LM, *words], vm.environment)
+    seen, last = b"", time.monotonic() + 100
+    try:
+        while b"tick" not in seen and time.monotonic() < last:
+            if select.select([terminal], [], [], 1)[0]:
+                seen += os.read(terminal, 1000)
+    except OSError:  # it has ended
+        pass
+    finally:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        os.close(terminal)
+    return seen.decode(errors="replace")
+
+
 def test_a_running_machine_is_seen_and_stopped_as_a_container_is(vm) -> None:
-    script = "trap 'echo asked; exit 0' TERM; echo begun; while :; do sleep 0.1; done"
+    script = "trap 'echo asked; exit 0' TERM; echo begun; while :; do sleep 0.2; echo tick; done"
     running = vm.start("run", vm.machinetype("long", script, isolation="vm", mb_per_processor=96), "-o", "out")
     try:
-        running.until("begun", seconds=150)
+        running.until("begun", seconds=280)
         (machine,) = vm.machines()
         assert (machine["runtime"], machine["phase"], machine["machinetype"]) == ("kvm", "running", "long")
         assert "begun" in vm("logs", machine["id"]).stdout
-        assert vm("stop", machine["id"], "--grace", "60", seconds=100).returncode == 0
-        assert running.wait(100) == 15
+        assert "tick" in joined(vm, "console", machine["id"])
+        assert vm("stop", machine["id"], "--grace", "60", seconds=280).returncode == 0
+        assert running.wait(200) == 15
         assert "asked" in running.said()
     finally:
         running.end()

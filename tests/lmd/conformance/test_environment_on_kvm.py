@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kvm_suites import selected
+from kvm_suites import put, selected
 
 from lmd.conformance import CHECKS, Check
 
@@ -44,6 +44,7 @@ def _row(home: Path, options: dict[str, str], checks: list[Check], cache: Path) 
 def told(request, libvirt_engine, micro_kit, short_tmp: Path) -> Iterator[dict[str, tuple[str, str]]]:
     """Outcome and reason of each check that this run of the tests wants."""
     home, wanted = short_tmp / "env", selected(request)
+    put(micro_kit, home / "cache")
     rows = [
         _row(home / str(number), libvirt_engine.options, wanted[number::ROWS], home / "cache")
         for number in range(min(ROWS, len(wanted)))

@@ -16,7 +16,7 @@ from images.cache import default_directory
 
 CHECKOUT = Path(__file__).parents[3]
 SECONDS = float(os.environ.get("LMD_MIXED_SECONDS", "600"))
-TOLERANCE = 10.0
+TOLERANCE, SHORT_TOLERANCE = 10.0, 20.0
 """Seconds: an engine on a busy host reports what happened when it comes to it. What was measured is in docs/."""
 
 
@@ -47,23 +47,28 @@ def heard(podman, docker, libvirt_engine, tmp_path: Path) -> Iterator[Any]:
         yield lambda: {name: life for one in listeners for name, life in witnesses.settled(one).items()}
 
 
-def check(factory: Any, heard: Any, tmp_path: Path, seconds: float, blows: int) -> dict[str, Any]:
+def check(factory: Any, heard: Any, tmp_path: Path, seconds: float, blows: int, tolerance: float) -> dict[str, Any]:
     """Its figures, when all agrees."""
     releases = mixed.Releases(tmp_path, CHECKOUT)
     factory.environment["PYTHONPATH"] = str(releases.install())
     factory.start()
     factory.until(lambda: {one["runtime"] for one in factory.machines() if one["phase"] == "running"} == RUNTIMES, 100)
     done = mixed.lived(factory, releases, seconds, blows)
+    latest = releases.current.name.replace("release", "lmd 9.")
+    factory.until(lambda: latest in made_by(factory), seconds=100)
     assert factory("drain", "--wait", "--deadline", "8", seconds=150).returncode == 0
     factory.until(lambda: all(one["cleaned"] for one in factory.machines(ended=True)), seconds=60)
     assert factory.end() == 0
-    wrong, figures = mixed.disagreements(factory, heard(), TOLERANCE)
+    wrong, figures = mixed.disagreements(factory, heard(), tolerance)
     figures |= {"seconds": seconds, "blows": dict(done)}
     print(json.dumps(figures | {"wrong": wrong}, indent=1))
     assert not wrong, "\n".join(wrong)
-    made_by = {path.read_text().strip() for path in (factory.home / "state/machines").glob("*/joboutputs/made-by")}
-    assert len(made_by) > done["upgraded"], "no machine of a later release"
     return figures
+
+
+def made_by(factory: Any) -> set[str]:
+    """The releases whose machines have begun."""
+    return {path.read_text().strip() for path in (factory.home / "state/machines").glob("*/joboutputs/made-by")}
 
 
 RUNTIMES = {"podman", "docker", "kvm"}
@@ -72,12 +77,12 @@ RUNTIMES = {"podman", "docker", "kvm"}
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_history_is_what_the_engines_report(factory, heard, tmp_path: Path) -> None:
-    figures = check(factory, heard, tmp_path, 10, 2)
+    figures = check(factory, heard, tmp_path, 10, 2, SHORT_TOLERANCE)
     assert figures["machines"].keys() == RUNTIMES
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(SECONDS + 600)
 def test_the_history_of_ten_minutes_is_what_the_engines_report(factory, heard, tmp_path: Path) -> None:
-    figures = check(factory, heard, tmp_path, SECONDS, int(SECONDS // 55))
+    figures = check(factory, heard, tmp_path, SECONDS, int(SECONDS // 55), TOLERANCE)
     assert min(figures["machines"].values()) > SECONDS / 30

@@ -1,5 +1,6 @@
 """Whatever happens to the database, the daemon starts, says so, and knows its machines."""
 
+import asyncio
 import random
 import shutil
 import sqlite3
@@ -164,6 +165,37 @@ async def test_a_start_on_a_full_disk_looks_after_its_machines(small_disk: Path,
         await until(lambda: not factory.ledger.rows[min(before)].live or factory.ledger.warnings.open())
         assert max(before) in site.alive()
         ballast.unlink()
+
+
+@pytest.mark.parametrize(
+    "pages", [0, 5, 17, 29, 37, 51, *(pytest.param(pages, marks=pytest.mark.soak) for pages in range(1, 120))]
+)
+async def test_whichever_write_finds_no_room_costs_no_machine(
+    small_disk: Path, pages: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many pages as that may still be written, from the first row of a new database to the outcome of a machine."""
+    monkeypatch.setattr("lmd.factory.factory.TICK_SECONDS", 0.2)
+    monkeypatch.setattr("lmd.factory.acts.FIRST_BACKOFF", 0.2)
+    site = Site(small_disk, engine=small_disk.parent / "engine")
+    ballast = small_disk / "ballast"
+    _fill(ballast)
+    with ballast.open("r+b") as file:
+        file.truncate(max(0, ballast.stat().st_size - 4096 * pages))
+    type_ = machinetype("work", "sleep", "0.05", "exit", "0", backoff_seconds=0)
+    async with site.running(config(type_, total=2)) as factory:
+        for _ in range(10):
+            factory.wake()
+            await asyncio.sleep(0.03)
+        ballast.unlink()
+        factory.wake()
+        await until(lambda: [row for row in rows(factory, Phase.FINISHED) if row.outcome.get("reason") == "clean"], 60)
+        factory.ledger.intend("drain", {"reason": "enough"})
+        await until(lambda: not factory.ledger.live() and all(row.cleaned for row in rows(factory)))
+        ended = {row.id: row.outcome.get("reason") for row in rows(factory)}
+    made = {name for call, name in site.engine.calls() if call == "create.insert"}
+    assert not site.engine.listing().records
+    assert {name for name, reason in ended.items() if reason == "clean"} == made
+    assert {path.name for path in site.places.machines.iterdir()} <= set(ended)
 
 
 def _fill(path: Path) -> None:

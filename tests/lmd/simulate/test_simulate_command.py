@@ -95,7 +95,7 @@ def test_the_timeline_is_drawn_as_svg(small: Path, tmp_path: Path) -> None:
     root = ElementTree.parse(picture).getroot()
     titles = [element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}title")]
     assert any(title.startswith("eight, 8 processors") for title in titles)
-    assert any(title.startswith("one, 1 processors") for title in titles)
+    assert any(title.startswith("one, 1 processor,") for title in titles)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,15 @@ def test_the_timeline_is_drawn_as_svg(small: Path, tmp_path: Path) -> None:
         (("[scenario]", "[scenario]\nweather = 1"), "scenario.weather: "),
         (("min_processors = 8", "min_processors = 8\nmax_processors = 4"), "max_processors: is 4"),
         (("[settings]", "[settings"), "line 2"),
+        (("[settings]", "[machinetypes.odd]\ntarget_share = nan\n\n[settings]"), "odd.target_share: expected a finite"),
+        (
+            ("[settings]", "[machinetypes.odd]\ntarget_share = -1.0\n\n[settings]"),
+            "odd.target_share: expected at least 0",
+        ),
+        (
+            ("[settings]", "[machinetypes.odd]\ntarget_share = 1e300\n\n[settings]"),
+            "odd.target_share: expected at most",
+        ),
     ],
 )
 def test_mistakes_are_one_line_each(small: Path, change: tuple[str, str], said: str) -> None:

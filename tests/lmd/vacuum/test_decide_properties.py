@@ -122,3 +122,83 @@ def test_reports_are_summed_up_whatever_they_say(told: list[Report], order: list
     for there in space.types.values():
         assert 0 <= there.running_hs06 <= 3e9
         assert all(abort <= NOW + 4000 for abort, _, _ in there.aborts)
+
+
+LASTING = {Code.NO_SHARE, Code.MISCONFIGURED, Code.UNUSABLE, Code.TOO_LARGE, Code.SHUTDOWN}
+HELD = LASTING | {Code.BACKOFF, Code.TESTING, Code.DRAINING, Code.OVERLOAD}
+
+
+@settings(max_examples=80, deadline=None)
+@sane
+def test_a_reason_that_stands_is_not_lifted_by_having_less(
+    factory: Factory, known: list[Machine], space: Space, kinds: list[TypeRules], ruled: Rules, seed: int
+) -> None:
+    """With fewer processors, less memory or disk, or an earlier end, what was held still is; what lasts lasts."""
+    calm = replace(factory, load=None, draining=None, shutdown_time=NOW + 50_000)
+    before = decide(NOW, calm, known, space, kinds, ruled, seed=seed)
+    begun = {start.machinetype for start in before.starts}
+    stood = {one.machinetype: one.code for one in before.refusals if one.code in HELD and one.machinetype not in begun}
+    for less in (
+        replace(calm, total_processors=calm.total_processors // 2),
+        replace(calm, memory_bytes=(calm.memory_bytes or 2**40) // 2),
+        replace(calm, free_disk_bytes=0),
+        replace(calm, shutdown_time=NOW + 1000),
+        replace(calm, load=1e6, cpus=4),
+    ):
+        after = decide(NOW, less, known, space, kinds, ruled, seed=seed)
+        assert not stood.keys() & {start.machinetype for start in after.starts}
+        codes = {one.machinetype: one.code for one in after.refusals}
+        for name, code in stood.items():
+            assert codes[name] in HELD
+            assert code not in LASTING or codes[name] in LASTING | {Code.OVERLOAD}
+
+
+@settings(max_examples=60, deadline=None)
+@sane
+def test_one_obstacle_more_is_named_and_the_other_types_keep_theirs(
+    factory: Factory, known: list[Machine], space: Space, kinds: list[TypeRules], ruled: Rules, seed: int
+) -> None:
+    """A type that becomes unusable is refused for that alone; no lasting reason of another type changes."""
+    calm = replace(factory, load=None, draining=None, shutdown_time=None)
+    worse = replace(calm, unusable={**calm.unusable, "one": "its image is gone"})
+    before = {r.machinetype: r for r in decide(NOW, calm, known, space, kinds, ruled, seed=seed).refusals}
+    after = decide(NOW, worse, known, space, kinds, ruled, seed=seed)
+    assert "one" not in {start.machinetype for start in after.starts}
+    for refusal in after.refusals:
+        if refusal.machinetype == "one":
+            assert refusal.code in LASTING
+        elif before[refusal.machinetype].code in LASTING:
+            assert refusal == before[refusal.machinetype]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    factories(1, 64),
+    st.lists(machines(), max_size=12),
+    spaces,
+    sane_kinds,
+    rules,
+    st.sampled_from([-1e9, -7200.0, 7200.0, 1e9]),
+)
+def test_a_clock_that_jumps_between_calls_neither_raises_nor_exceeds_the_budget(
+    factory: Factory, known: list[Machine], space: Space, kinds: list[TypeRules], ruled: Rules, jump: float
+) -> None:
+    first = decide(NOW, factory, known, space, kinds, ruled)
+    begun = [
+        Machine(
+            id=f"new-{number}",
+            machinetype=start.machinetype,
+            phase=Phase.RUNNING,
+            processors=start.processors,
+            created=NOW,
+            started=NOW,
+            shutdown_time=start.until,
+            idle=start.idle,
+        )
+        for number, start in enumerate(first.starts)
+    ]
+    then = decide(NOW + jump, factory, [*known, *begun], space, kinds, ruled)
+    assert sum(s.processors for s in then.starts if not s.idle) <= max(
+        0, factory.total_processors - held([*known, *begun], idle=False)
+    )
+    assert all(NOW + jump < start.until for start in then.starts)
