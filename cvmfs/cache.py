@@ -212,16 +212,17 @@ class Cache:
     def make_room(self, target: int | None = None) -> None:
         """Remove least recently used files until `target` bytes (half of all) are left, and correct the accounts."""
         self._cleanups.append(self._clock())
-        files = sorted(self._files(), key=lambda file: (file[0].endswith(_KEEP_LAST), file[1]))
-        total = sum(size for _, _, size in files)
-        target = total // 2 if target is None else target
-        for path, _, size in files:
-            if total <= target:
-                break
-            with contextlib.suppress(OSError):
-                os.unlink(path)  # noqa: PTH108 — paths are texts here, thousands of them
-                total -= size
-        self._account(0, exactly=total)
+        with self._accounts() as fd:  # held throughout: what others book meanwhile would be lost
+            files = sorted(self._files(), key=lambda file: (file[0].endswith(_KEEP_LAST), file[1]))
+            total = sum(size for _, _, size in files)
+            target = total // 2 if target is None else target
+            for path, _, size in files:
+                if total <= target:
+                    break
+                with contextlib.suppress(OSError):
+                    os.unlink(path)  # noqa: PTH108 — paths are texts here, thousands of them
+                    total -= size
+            os.pwrite(fd, _USAGE.pack(total), 0)
 
     def cleanups(self, seconds: float) -> int:
         """How often this process has removed objects to make room in the last so many seconds."""
@@ -259,19 +260,25 @@ class Cache:
             os.unlink(path)  # noqa: PTH108 — as above
             self._account(-size)
 
-    def _account(self, change: int, exactly: int | None = None) -> int:
-        """Add to the bytes in use, as all processes know them, and return the sum."""
+    @contextlib.contextmanager
+    def _accounts(self) -> Iterator[int]:
+        """The file with the bytes in use, for this process alone."""
         fd = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _account(self, change: int) -> int:
+        """Add to the bytes in use, as all processes know them, and return the sum."""
+        with self._accounts() as fd:
             data = os.pread(fd, _USAGE.size, 0)
             used = _USAGE.unpack(data)[0] if len(data) == _USAGE.size else 0
-            total = max(0, used + change) if exactly is None else exactly
+            total = max(0, used + change)
             if total != used:
                 os.pwrite(fd, _USAGE.pack(total), 0)
             return total
-        finally:
-            os.close(fd)
 
     def _admit(self, size: int) -> bool:
         """Book a file of `size` bytes, after making room for it; False if it is larger than the whole quota."""

@@ -199,7 +199,7 @@ def recorded(text: str, asked: argparse.Namespace) -> Iterator[str]:
     yield "# The suites in a virtual machine with systemd and control groups of version 2"
     yield ""
     how = f"{asked.acceleration}, time limits of the tests ×{asked.slower:g}"
-    yield f"Written by `make test-in-vm` on {time.strftime('%Y-%m-%d')} ({how})."
+    yield f"Written by `tests/in_vm.py` (`make test-in-vm`) on {time.strftime('%Y-%m-%d')} ({how})."
     yield ""
     yield f"- {versions[1] if versions else 'the machine did not come as far as saying its versions'}"
     yield f"- {' '.join(asked.tests)}{matching}"

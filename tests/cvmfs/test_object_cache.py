@@ -97,6 +97,24 @@ def test_an_object_larger_than_the_quota_is_read_and_not_kept(tmp_path: Path) ->
     assert cache.open("abcd") is None
 
 
+def test_what_others_store_during_a_clean_up_stays_booked(tmp_path: Path) -> None:
+    others: list[threading.Thread] = []
+
+    class Slow(Cache):
+        def _files(self) -> Iterator[tuple[str, float, int]]:
+            yield from list(super()._files())
+            others.append(threading.Thread(target=keep, args=(other, "cdlate", bytes(3000))))
+            others[0].start()
+            others[0].join(0.3)  # it stores, or waits for the accounts
+
+    cache, other = Slow(tmp_path / "c", quota=100_000), Cache(tmp_path / "c", quota=100_000)
+    keep(cache, "abcd", bytes(2000))
+    cache.make_room(50_000)
+    others[0].join(10)
+    stored = sum(path.stat().st_size for path in (tmp_path / "c/data").rglob("*") if path.is_file())
+    assert cache.used() == stored > 5000
+
+
 def test_processes_share_one_cache_and_keep_to_its_quota(tmp_path: Path) -> None:
     script = (
         "import sys, os\nfrom pathlib import Path\nfrom cvmfs.cache import Cache\n"

@@ -172,7 +172,12 @@ class PrivateDocker:
         """End all and remove all; returns the names of containers that tests have left."""
         with suppress(ProcessLookupError):
             os.kill(self.process.pid, signal.SIGCONT)
-        left = self._clear() if self.process.poll() is None else []
+        try:
+            return self._clear() if self.process.poll() is None else []
+        finally:  # also of a daemon that does not answer
+            self._remove()
+
+    def _remove(self) -> None:
         self.stop()
         for pid in _of(self.directory):
             with suppress(ProcessLookupError):
@@ -182,7 +187,6 @@ class PrivateDocker:
                 subprocess.run(["umount", "-l", line.split()[4]], check=False)
         self._remove_groups()
         shutil.rmtree(self.directory, ignore_errors=True)
-        return left
 
     def _clear(self) -> list[str]:
         listed = self.ask("GET", "/containers/json", params={"all": True})

@@ -156,9 +156,10 @@ class Lmd:
                 stdin=subprocess.DEVNULL,
                 cwd=self.home,  # Python takes packages from here first, also where PYTHONPATH names others
             )
-        last = time.monotonic() + 20
+        last = time.monotonic() + 90  # on a busy host, a new copy of the code takes half a minute to be compiled
         while wait and not self.answers():
-            assert time.monotonic() < last and self.process.poll() is None, self.log()
+            assert self.process.poll() is None, f"lmd has ended by itself: {self.log()[-5000:]}"
+            assert time.monotonic() < last, f"lmd does not answer: {self.log()[-5000:]}"
             time.sleep(0.02)
         return self
 
