@@ -14,6 +14,7 @@ from pathlib import Path
 from cvmfs.configuration import Request, load_settings
 from cvmfs.entry import Kind
 from cvmfs.errors import BadConfiguration, CvmfsError
+from cvmfs.links import follow
 from cvmfs.repository import Repository
 from cvmfs.settings import open_repository
 from cvmfs.tree import Located
@@ -146,9 +147,11 @@ def _without_mount(request: Request, options: argparse.Namespace) -> int:
 def _one(repository: Repository, options: argparse.Namespace, text: str) -> int:
     path = _path(text)
     try:
-        located = repository.tree.lookup(path)
-        if located is None:
+        shows_links = options.command == "stat" or (options.command == "ls" and options.long)
+        found = follow(repository, path, last=not shows_links)
+        if found is None:
             return _complain(f"{text}: no such file or directory")
+        path, located = found
         if options.command == "cat":
             return _cat(repository, located, text)
         if options.command == "stat":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cvmfs_mounted import command
-from cvmfs_publisher import Publisher, directory, file
+from cvmfs_publisher import Publisher, directory, file, link
 from cvmfs_served import FIXTURE, NAME, Web
 
 from cvmfs.blacklist import read_blacklist
@@ -263,3 +263,41 @@ def test_check_finds_damaged_content(copied_web: Web, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert b"/README.txt: object b2768f93" in done.stderr
     assert b"1 wrong" in done.stdout
+
+
+def test_the_commands_follow_links_as_a_mount_does_and_not_out_of_the_repository(
+    webs: Callable[[Path], Web], tmp_path: Path
+) -> None:
+    publisher = Publisher(tmp_path / "repo")
+    publisher.publish(
+        {
+            "/v2": directory(),
+            "/v2/bin": directory(),
+            "/v2/bin/tool": file(b"two"),
+            "/latest": link(b"v$(MAJOR:-2)"),
+            "/tool": link(b"latest/./bin/../bin/tool"),
+            "/whole": link(f"/cvmfs/{publisher.name}/latest/bin".encode()),
+            "/out": link(b"../other.example.org/x"),
+            "/host": link(b"/etc/passwd"),
+            "/a": link(b"b"),
+            "/b": link(b"a"),
+            "/lost": link(b"none"),
+        }
+    )
+    words = ["--server", webs(publisher.root).url, "--key", str(publisher.key_file), "--cache", str(tmp_path / "c")]
+
+    def said(name: str, *rest: str) -> tuple[int, bytes]:
+        done = command(name, publisher.name, *rest, *words)
+        return done.returncode, done.stdout or done.stderr
+
+    for path in ("/tool", "/latest/bin/tool", "/whole/tool"):
+        assert said("cat", path) == (0, b"two")
+    assert said("ls", "/whole") == (0, b"tool\n")
+    assert said("ls", "-l", "/whole")[1].endswith(b"-> " + f"/cvmfs/{publisher.name}/latest/bin\n".encode())
+    assert b"type: symlink\n" in said("stat", "/latest")[1]
+    assert b"path: /v2/bin/tool\n" in said("stat", "/latest/bin/tool")[1]
+    for path in ("/out", "/host"):
+        assert said("cat", path)[0] == 1
+        assert b"leads out of the repository" in said("cat", path)[1]
+    assert b"more than 40 links" in said("cat", "/a")[1]
+    assert said("cat", "/lost") == (1, b"cvmfs: /lost: no such file or directory\n")
