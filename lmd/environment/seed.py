@@ -2,7 +2,8 @@
 
 import io
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ class SeedError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seed:
-    """What is on it. `mac` names the network card; with `address6` that address is set, else none by IPv6."""
+    """What is on it. `mac` names the network card; with `address6` that address is set, else none by IPv6.
+
+    `cvmfs`: what a CernVM-FS client in the machine has to know.
+    """
 
     instance_id: str
     hostname: str
@@ -26,6 +30,7 @@ class Seed:
     address6: str = ""
     prefix6: int = 64
     gateway6: str = ""
+    cvmfs: Mapping[str, str] = field(default_factory=dict)
 
 
 def files(seed: Seed) -> dict[str, bytes]:
@@ -33,6 +38,8 @@ def files(seed: Seed) -> dict[str, bytes]:
     meta: dict[str, Any] = {"instance-id": seed.instance_id, "local-hostname": seed.hostname}
     if seed.public_key:
         meta["public-keys"] = [seed.public_key]
+    if seed.cvmfs:
+        meta["cvmfs"] = dict(seed.cvmfs)
     found = {"meta-data": _yaml(meta), "user-data": seed.user_data}
     if seed.mac:
         card: dict[str, Any] = {"match": {"macaddress": seed.mac}, "dhcp4": True}

@@ -100,6 +100,7 @@ def describe(plan: Plan, nic: Nic, directory: Directory, user_data: bytes | None
         public_key=public_key,
         token_required=type_.metadata_token_required,
         variables=features.variables(form, PLACES),
+        cvmfs=dict(plan.repositories.told),
         outputs_bytes=type_.joboutputs_bytes,
         outputs_files=type_.joboutputs_files,
     )
@@ -119,6 +120,7 @@ def seed(plan: Plan, directory: Directory, user_data: bytes | None, public_key: 
         address6=nic.address6 if nic else "",
         prefix6=nic.prefix6 if nic else 64,
         gateway6=nic.gateway6 if nic else "",
+        cvmfs=plan.repositories.told,
     )
     write_seed(directory.seed, made)
 

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ class Card:
     """One machine, as the server answers for it. `address6` may be "". `prefix6` is the length of its prefix.
 
     `token_required`: whether the EC2 tree is closed to callers without a token (IMDSv2). `variables` are the three
-    of the environment, as the type wants them.
+    of the environment, as the type wants them. `cvmfs`: what a CernVM-FS client in the machine has to know.
     """
 
     id: str
@@ -52,6 +52,7 @@ class Card:
     public_key: str = ""
     token_required: bool = False
     variables: dict[str, str]
+    cvmfs: dict[str, str] = field(default_factory=dict)
     outputs_bytes: int
     outputs_files: int
     schema: int = SCHEMA

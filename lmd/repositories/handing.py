@@ -6,15 +6,18 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from lmd.config.chosen import Chosen
 from lmd.config.models import Config, MachineType
+from lmd.config.virtual import SELF_STARTING
 from lmd.environment.directory import Directory, write
 from lmd.places import Places
 from lmd.repositories.provider import NoRepositories, cache, provider, reader_file
+from lmd.repositories.telling import told
 from runtimes.contract import Exhausted, Image, ImageKind, Mount, Rejected, Seen, Spec, Started, Tmpfs
 
 if TYPE_CHECKING:
@@ -32,7 +35,8 @@ class Handed:
     """What a machine is given: `repositories`, by `mounts` of the host's or mounted in it by the provider `inside`.
 
     `base` is where the embedded reader's own mounts are, if they are the host's; `root` is the repository that holds
-    the machine's root, which the host has mounted; `virtual`: the machine gets them by virtiofs.
+    the machine's root, which the host has mounted; `virtual`: the machine gets them by virtiofs;
+    `told`: what its own client has to know, where it has one.
     """
 
     repositories: tuple[str, ...] = ()
@@ -41,6 +45,7 @@ class Handed:
     base: str = ""
     root: str = ""
     virtual: bool = False
+    told: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tmpfs(self) -> tuple[Tmpfs, ...]:
@@ -57,6 +62,11 @@ async def handed(type_: MachineType, image: Image, config: Config, places: Place
     Raises `NoRepositories` with the reason, which names the type.
     """
     names = tuple(dict.fromkeys(type_.cvmfs_repositories))
+    if type_.machine_model in SELF_STARTING:
+        try:
+            return Handed(told=await asyncio.to_thread(told, names, config.cvmfs, places) if names else {})
+        except NoRepositories as error:
+            raise NoRepositories(f"machinetype {type_.name}: {error}") from error
     root = _of_root(image, config, places)
     if not names and not root:
         return Handed()

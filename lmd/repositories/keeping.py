@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lmd.config.models import Config, MachineType
+from lmd.config.virtual import SELF_STARTING
 from lmd.places import Places
 from lmd.repositories.handing import ALL, in_repository
 from lmd.repositories.provider import NoRepositories, provider
@@ -25,7 +26,8 @@ AT_ONCE = 8
 
 def needed(type_: MachineType) -> tuple[str, ...]:
     """The repositories that have to be mounted on the host for machines of a type."""
-    named = type_.cvmfs_repositories if type_.cvmfs_where == "factory" else ()
+    by_host = type_.cvmfs_where == "factory" and type_.machine_model not in SELF_STARTING
+    named = type_.cvmfs_repositories if by_host else ()
     root, _ = in_repository(type_.root_image)
     return tuple(dict.fromkeys(name for name in (*named, root) if name and name != ALL))
 
