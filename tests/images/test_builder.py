@@ -191,7 +191,7 @@ def test_a_build_that_is_interrupted_ends_all_it_started_and_leaves_nothing(
         with connection:
             assert _below(process.pid)
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=40)
+            _, errors = process.communicate(timeout=100)
         assert b"KeyboardInterrupt" in errors
         assert list(out.iterdir()) == []
         assert _mentioning(str(out)) == []

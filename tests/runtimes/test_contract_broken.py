@@ -26,7 +26,7 @@ from runtimes.contract import (
     Usage,
 )
 from runtimes.fake import Fake
-from runtimes.fake.record import Record
+from runtimes.fake.record import Life, Record
 from runtimes.fake.runtime import _record
 
 SHELL_WORDS = ("no shell", "no processes")
@@ -34,7 +34,7 @@ SHELL_WORDS = ("no shell", "no processes")
 
 class ShowsAPartOfTheListing(Fake):
     async def machines(self) -> Sequence[Seen]:
-        return [self._seen(record) for record in self.engine.listing().records if record.labels]
+        return [self._seen(Life.of(record)) for record in self.engine.listing().records if record.labels]
 
 
 class ListsOneByOne(Fake):
@@ -44,7 +44,7 @@ class ListsOneByOne(Fake):
         found = {name: self._ours(name) for name in names}
         if None in found.values():
             raise KeyError(f"one of {len(found)} machines went away meanwhile")
-        return [self._seen(record) for record in found.values() if record is not None]
+        return [self._seen(Life.of(record)) for record in found.values() if record is not None]
 
 
 class TakesSilenceForEmptiness(Fake):
@@ -140,7 +140,7 @@ class FindsEveryImage(Fake):
 class ListsForeignMachines(Fake):
     async def machines(self) -> Sequence[Seen]:
         stamps = dict.fromkeys(("owner", "space", "machinetype", "digest"), "")
-        return [self._seen(replace(r, labels=r.labels or stamps)) for r in self.engine.listing().records]
+        return [self._seen(Life.of(replace(r, labels=r.labels or stamps))) for r in self.engine.listing().records]
 
 
 class TouchesForeignMachines(Fake):
@@ -179,7 +179,7 @@ class RunsTheEndedAgain(Fake):
 class IgnoresTheDigest(Fake):
     async def create(self, spec: Spec) -> Seen:
         record = self._ours(spec.id)
-        return await super().create(spec) if record is None else self._seen(record)
+        return await super().create(spec) if record is None else self._seen(Life.of(record))
 
 
 class KeepsWhatItRefuses(Fake):
