@@ -14,7 +14,7 @@ from pathlib import Path
 from cvmfs.configuration import Request, load_settings
 from cvmfs.entry import Kind
 from cvmfs.errors import BadConfiguration, CvmfsError
-from cvmfs.links import follow
+from cvmfs.links import follow, joined, parts
 from cvmfs.repository import Repository
 from cvmfs.settings import open_repository
 from cvmfs.tree import Located
@@ -164,10 +164,10 @@ def _one(repository: Repository, options: argparse.Namespace, text: str) -> int:
 
 
 def _path(text: str) -> bytes:
-    parts = [part for part in os.fsencode(text).split(b"/") if part not in (b"", b".")]
-    if b".." in parts:
+    names = parts(os.fsencode(text))
+    if b".." in names:
         raise BadConfiguration(f"path {text[:80]!r}: may not contain ..")
-    return b"".join(b"/" + part for part in parts)
+    return joined(names)
 
 
 def _complain(text: str) -> int:

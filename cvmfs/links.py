@@ -23,7 +23,7 @@ def follow(repository: Repository, path: bytes, *, last: bool = True) -> tuple[b
     """
     home = b"/cvmfs/" + repository.name.encode()
     real: list[bytes] = []
-    rest = _parts(path)
+    rest = parts(path)
     links = 0
     while rest:
         part = rest.pop(0)
@@ -32,7 +32,7 @@ def follow(repository: Repository, path: bytes, *, last: bool = True) -> tuple[b
                 raise Unsupported(f"{path!r} leads out of the repository")
             real.pop()
             continue
-        located = repository.tree.lookup(_joined([*real, part]))
+        located = repository.tree.lookup(joined([*real, part]))
         if located is None:
             return None
         if located.entry.kind is not Kind.LINK or not (rest or last):
@@ -46,14 +46,16 @@ def follow(repository: Repository, path: bytes, *, last: bool = True) -> tuple[b
             if not (target + b"/").startswith(home + b"/"):
                 raise Unsupported(f"{path!r} leads out of the repository, to {target!r:.200}")
             real, target = [], target[len(home) :]
-        rest = [*_parts(target), *rest]
-    found = repository.tree.lookup(_joined(real))
-    return None if found is None else (_joined(real), found)
+        rest = [*parts(target), *rest]
+    found = repository.tree.lookup(joined(real))
+    return None if found is None else (joined(real), found)
 
 
-def _parts(path: bytes) -> list[bytes]:
+def parts(path: bytes) -> list[bytes]:
+    """The names on a path."""
     return [part for part in path.split(b"/") if part not in (b"", b".")]
 
 
-def _joined(parts: list[bytes]) -> bytes:
-    return b"".join(b"/" + part for part in parts)
+def joined(names: list[bytes]) -> bytes:
+    """The path of these names, as catalogs have it: the root is empty."""
+    return b"".join(b"/" + name for name in names)

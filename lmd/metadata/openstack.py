@@ -88,22 +88,20 @@ def network_data(card: Card) -> dict[str, Any]:
 def _named(card: Card) -> dict[str, Any]:
     keys = {"public_keys": {"0": card.public_key}} if card.public_key else {}
     cvmfs = {"cvmfs": card.cvmfs} if card.cvmfs else {}
-    return (
-        {
-            "uuid": card.job_id,
-            "name": card.id,
-            "hostname": card.id,
-            "availability_zone": card.factory,
-            "meta": {
-                "machinefeatures": card.variables.get("MACHINEFEATURES", ""),
-                "jobfeatures": card.variables.get("JOBFEATURES", ""),
-                "joboutputs": card.variables.get("JOBOUTPUTS", ""),
-                "machinetype": card.machinetype,
-            },
-        }
-        | keys
-        | cvmfs
-    )
+    return {
+        "uuid": card.job_id,
+        "name": card.id,
+        "hostname": card.id,
+        "availability_zone": card.factory,
+        "meta": {
+            "machinefeatures": card.variables.get("MACHINEFEATURES", ""),
+            "jobfeatures": card.variables.get("JOBFEATURES", ""),
+            "joboutputs": card.variables.get("JOBOUTPUTS", ""),
+            "machinetype": card.machinetype,
+        },
+        **keys,
+        **cvmfs,
+    }
 
 
 def _vac_listing(card: Card, names: list[str]) -> str | None:

@@ -16,7 +16,7 @@ from lmd.config.models import Config, MachineType
 from lmd.config.virtual import SELF_STARTING
 from lmd.environment.directory import Directory, write
 from lmd.places import Places
-from lmd.repositories.provider import NoRepositories, cache, provider, reader_file
+from lmd.repositories.provider import ALL, NoRepositories, cache, provider, reader_file
 from lmd.repositories.telling import told
 from runtimes.contract import Exhausted, Image, ImageKind, Mount, Rejected, Seen, Spec, Started, Tmpfs
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from cvmfs.hosting import Provider
 
 ROOT = PurePosixPath("/cvmfs")
-ALL = "*"
 _POINTS_BYTES = 1_000_000
 _NOTED = ("repositories", "inside", "base", "root", "virtual")
 _RECORD, _PIDS = "cvmfs.json", "cvmfs"
@@ -62,15 +61,12 @@ async def handed(type_: MachineType, image: Image, config: Config, places: Place
     Raises `NoRepositories` with the reason, which names the type.
     """
     names = tuple(dict.fromkeys(type_.cvmfs_repositories))
-    if type_.machine_model in SELF_STARTING:
-        try:
-            return Handed(told=await asyncio.to_thread(told, names, config.cvmfs, places) if names else {})
-        except NoRepositories as error:
-            raise NoRepositories(f"machinetype {type_.name}: {error}") from error
     root = _of_root(image, config, places)
     if not names and not root:
         return Handed()
     try:
+        if type_.machine_model in SELF_STARTING:
+            return Handed(told=await asyncio.to_thread(told, names, config.cvmfs, places))
         in_place = image.kind is ImageKind.ROOT_DIRECTORY and type_.isolation == "container"
         if names and in_place and not await asyncio.to_thread(_has_root, image):
             raise NoRepositories(f"CernVM-FS: the root directory {image.location} has no directory /cvmfs to mount on")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from lmd.config.models import Config, MachineType
 from lmd.config.virtual import SELF_STARTING
 from lmd.places import Places
-from lmd.repositories.handing import ALL, in_repository
-from lmd.repositories.provider import NoRepositories, provider
+from lmd.repositories.handing import in_repository
+from lmd.repositories.provider import ALL, NoRepositories, provider
 
 if TYPE_CHECKING:
     from cvmfs.hosting import Provider
@@ -58,7 +58,8 @@ class Keeping:
     def look(self, config: Config) -> None:
         """Look at all repositories of types in use, and mend what is broken.
 
-        It waits, so it is for a thread: for what hangs as long as `probe_seconds` says, for a mount as it takes."""
+        It waits, so it is for a thread: for what hangs as long as `probe_seconds` says, for a mount as it takes.
+        """
         names = sorted({name for type_ in in_use(config) for name in needed(type_)})
         if not names:
             self.states = {}

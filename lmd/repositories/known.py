@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from lmd.config.models import Config
-from lmd.repositories.handing import ALL
+from lmd.repositories.provider import ALL
 
 if TYPE_CHECKING:
     from cvmfs.hosting import Provider

@@ -12,6 +12,8 @@ from lmd.places import Places
 if TYPE_CHECKING:
     from cvmfs.hosting import Provider
 
+ALL = "*"
+"""In place of names: all repositories that there are."""
 EXTRA = "install lmd with its extra: pip install 'lmd[cvmfs]' (it needs fuse3 and /dev/fuse)"
 
 

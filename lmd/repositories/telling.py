@@ -5,9 +5,8 @@ from pathlib import Path
 
 from lmd.config.models import Cvmfs
 from lmd.places import Places
-from lmd.repositories.provider import EXTRA, NoRepositories, reader_file
+from lmd.repositories.provider import ALL, EXTRA, NoRepositories, reader_file
 
-ALL = "*"
 CONVENTIONAL = Path("/etc/cvmfs")
 KEY_BYTES, KEYS = 100_000, 100
 

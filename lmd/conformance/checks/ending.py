@@ -108,9 +108,8 @@ async def _given_time(trial: Trial, tried: Callable[[int], Awaitable[str]]) -> s
 async def passed_time_ends_it(trial: Trial) -> str:
     left = await trial.run(f"#!/bin/sh\n{SLEEP}\n", seconds=1)
     ended_as(left, Exit.TIMED_OUT, "700 Passed shutdowntime", Decided.SUPERVISOR)
-    return _between(
-        left, 0.0, 4.0 + 2 * await trial.slack()
-    )  # of a short time nothing may be left when it starts on a busy host
+    # Of a short time nothing may be left when it starts on a busy host.
+    return _between(left, 0.0, 4.0 + 2 * await trial.slack())
 
 
 @check("a machine that is asked to stop sees shutdowntime move and SIGTERM, and ends by itself with its own message")

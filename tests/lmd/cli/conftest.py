@@ -1,6 +1,5 @@
 """`lm` as its users run it: a process of its own, with directories of its own and the tests' private Podman."""
 
-import contextlib
 import json
 import os
 import signal
@@ -11,12 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # for what the tests of this folder share
-
 from kvm_suites import put
-from lm_left import left, servers, until
-from lm_repositories import published, served
+from lm_left import clear
 
 LM = [sys.executable, "-c", "from lmd.cli.main import main; main()"]
 
@@ -138,14 +133,6 @@ def lm(podman, short_tmp: Path, image_cache: Path, request: pytest.FixtureReques
     assert made.machines() == []
 
 
-@pytest.fixture(scope="module")
-def repository(short_tmp: Path) -> Iterator[tuple[str, Path]]:
-    """A published repository: its server's URL and its key."""
-    publisher = published(short_tmp / "repository")
-    with served(publisher.root) as url:
-        yield url, publisher.key_file
-
-
 @pytest.fixture
 def host(lm: Lm, repository: tuple[str, Path]) -> Iterator[Lm]:
     url, key = repository
@@ -153,14 +140,7 @@ def host(lm: Lm, repository: tuple[str, Path]) -> Iterator[Lm]:
     with (lm.home / "config/lmd.toml").open("a") as file:
         file.write(text)
     yield lm
-    try:
-        assert until(lambda: not left(lm.home)), left(lm.home)
-    finally:  # a test that fails may have stopped one
-        for pid in servers(lm.home):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        for line in reversed([line for line in left(lm.home) if " - " in line]):
-            subprocess.run(["umount", "-l", line.split()[4]], check=False)
+    clear(lm.home)
 
 
 @pytest.fixture

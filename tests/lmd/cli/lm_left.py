@@ -1,5 +1,9 @@
 """What machines with repositories must not leave: mounts below a directory, and the processes that serve them."""
 
+import contextlib
+import os
+import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,24 +20,38 @@ def until(condition: Callable[[], object], seconds: float = 20) -> bool:
 
 def left(home: Path) -> list[str]:
     """What a machine must not leave: mounts below its directories, and processes that serve them."""
-    found = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f" {home}/run/cvmfs" in line]
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = entry.read_bytes()
-        except OSError:
-            continue
-        if b"cvmfs\0mount" in words and str(home).encode() in words:
-            found.append(words.replace(b"\0", b" ").decode(errors="replace"))
-    return found
+    return _mounts(home) + list(_readers(home).values())
 
 
 def servers(home: Path) -> list[int]:
-    found = []
+    """The processes that serve such mounts."""
+    return list(_readers(home))
+
+
+def clear(home: Path) -> None:
+    """See that nothing is left; what is goes with the test that failed."""
+    try:
+        assert until(lambda: not left(home)), left(home)
+    finally:  # it may have stopped one
+        for pid in servers(home):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for line in reversed(_mounts(home)):
+            subprocess.run(["umount", "-l", line.split()[4]], check=False)
+
+
+def _mounts(home: Path) -> list[str]:
+    return [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f" {home}/run/cvmfs" in line]
+
+
+def _readers(home: Path) -> dict[int, str]:
+    """The command line of each process that serves mounts below a directory, by its id."""
+    found = {}
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = entry.read_bytes()
         except OSError:
             continue
         if b"cvmfs\0mount" in words and str(home).encode() in words:
-            found.append(int(entry.parent.name))
+            found[int(entry.parent.name)] = words.replace(b"\0", b" ").decode(errors="replace")
     return found

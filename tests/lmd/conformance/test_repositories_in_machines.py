@@ -1,27 +1,15 @@
 """The suite's checks of CernVM-FS, on each engine and by either provider."""
 
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))
-
-from lm_repositories import NAME, published, served, stand_in
+from lm_repositories import NAME, stand_in
 
 from lmd.config.models import Config, Cvmfs, Policy
 from lmd.conformance import WITH_REPOSITORY, Check, Ground, Outcome, prepare, run_one
 from lmd.places import Places
 from runtimes.contract import Image
-
-
-@pytest.fixture(scope="module")
-def repository(short_tmp: Path) -> Iterator[tuple[str, Path]]:
-    publisher = published(short_tmp / "conformance-repository")
-    with served(publisher.root) as url:
-        yield url, publisher.key_file
 
 
 def with_repository(ground: Ground, repository: tuple[str, Path], provider: str) -> Ground:

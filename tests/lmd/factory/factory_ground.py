@@ -206,6 +206,13 @@ class Lmd:
         """The ids, when so many run."""
         return [machine["id"] for machine in self.running(count)]
 
+    def empty(self) -> None:
+        """End all machines, and see that nothing is left of them."""
+        if not self.answers():
+            self.start()
+        self("drain", "--deadline", "0")
+        self.until(lambda: not self.machines() and all(one["cleaned"] for one in self.machines(ended=True)), seconds=60)
+
     def log(self) -> str:
         return (self.home / "log").read_text(errors="replace")
 

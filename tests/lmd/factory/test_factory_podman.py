@@ -50,10 +50,7 @@ def lmd(make_lmd, podman, podman_image: str, script: Path):
     made = make_lmd(configuration(podman, podman_image, script, 3))
     made.start()
     yield made
-    if not made.answers():
-        made.start()
-    made("drain", "--deadline", "0")
-    made.until(lambda: not made.machines() and all(one["cleaned"] for one in made.machines(ended=True)), seconds=60)
+    made.empty()
 
 
 def pids(podman) -> dict[str, int]:

@@ -3,28 +3,16 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))
-
-from lm_left import left, servers, until
-from lm_repositories import NAME, published, served
+from lm_left import clear, servers
+from lm_repositories import NAME
 
 READS = (
     f"cat /cvmfs/{NAME}/hello; while sleep 0.2; do cat /cvmfs/{NAME}/bin/program >/dev/null 2>&1 || echo broken; done"
 )
-
-
-@pytest.fixture(scope="module")
-def repository(short_tmp: Path) -> Iterator[tuple[str, Path]]:
-    publisher = published(short_tmp / "factory-repository")
-    with served(publisher.root) as url:
-        yield url, publisher.key_file
 
 
 @pytest.fixture
@@ -48,18 +36,9 @@ def lmd(make_lmd, podman, podman_image: str, repository: tuple[str, Path]) -> It
     )
     made.start()
     yield made
-    if not made.answers():
-        made.start()
-    made("drain", "--deadline", "0")
-    made.until(lambda: not made.machines() and all(one["cleaned"] for one in made.machines(ended=True)), seconds=60)
+    made.empty()
     made.end()
-    try:
-        assert until(lambda: not left(made.home)), left(made.home)
-    finally:
-        for pid in servers(made.home):
-            os.kill(pid, signal.SIGKILL)
-        for line in reversed([line for line in left(made.home) if " - " in line]):
-            subprocess.run(["umount", "-l", line.split()[4]], check=False)
+    clear(made.home)
 
 
 def test_a_repository_is_kept_alive_and_stops_only_the_types_that_need_it(lmd) -> None:

@@ -10,11 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))
-
 from lm_left import left, servers, until
-from lm_repositories import NAME, published, served
+from lm_repositories import NAME
 
 from cvmfs.errors import Refused, Unreachable
 from cvmfs.hosting import System, probe
@@ -22,13 +19,6 @@ from lmd.config.models import Config, Cvmfs, MachineType
 from lmd.places import Places
 from lmd.repositories.handing import located
 from lmd.repositories.keeping import Keeping, needed
-
-
-@pytest.fixture(scope="module")
-def repository(short_tmp: Path) -> Iterator[tuple[str, Path]]:
-    publisher = published(short_tmp / "kept-repository")
-    with served(publisher.root) as url:
-        yield url, publisher.key_file
 
 
 @pytest.fixture
