@@ -83,7 +83,7 @@ def conformance(
 def _wanted(contract: bool, environment: bool, http: bool, names: list[str]) -> "list[Entry]":
     """The checks that are asked for; a name that none has is a wrong usage."""
     from lmd.config.rules import nearest
-    from lmd.conformance.both import CONTRACT, ENVIRONMENT, by_http, listed
+    from lmd.conformance.both import CONTRACT, ENVIRONMENT, chosen, listed
 
     suites = {name for name, asked in ((CONTRACT, contract), (ENVIRONMENT, environment)) if asked}
     entries = [entry for entry in listed() if not suites or entry.suite in suites]
@@ -91,9 +91,7 @@ def _wanted(contract: bool, environment: bool, http: bool, names: list[str]) -> 
     if unknown := [name for name in names if name not in known]:
         lines = [f"--check {name}: no check of this name{nearest(name, known)}" for name in unknown]
         fail("\n".join([*lines, "see all with: lm conformance --list"]), USAGE)
-    if names:
-        return [entry for entry in entries if entry.name in names]
-    return [entry for entry in entries if http or not by_http(entry)]
+    return chosen(entries, names, http=http)
 
 
 def _list(entries: "list[Entry]", as_json: bool) -> None:

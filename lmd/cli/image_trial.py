@@ -70,13 +70,13 @@ def test(
 
 def _wanted(names: list[str]) -> "list[Entry]":
     from lmd.config.rules import nearest
-    from lmd.conformance.both import ENVIRONMENT, listed
+    from lmd.conformance.both import ENVIRONMENT, chosen, listed
 
     entries = [entry for entry in listed() if entry.suite == ENVIRONMENT]
     known = {entry.name for entry in entries}
     if unknown := [name for name in names if name not in known]:
         fail("\n".join(f"--check {name}: no check of this name{nearest(name, known)}" for name in unknown), USAGE)
-    return [entry for entry in entries if not names or entry.name in names]
+    return chosen(entries, names)
 
 
 def _found(text: str, places: "Places") -> "Image":

@@ -67,9 +67,13 @@ def listed() -> list[Entry]:
     ]
 
 
-def by_http(entry: Entry) -> bool:
-    """True for a check whose machines want the factory's network."""
-    return entry.name in {c.name for c in checks.BY_HTTP}
+def chosen(entries: Sequence[Entry], names: Collection[str], *, http: bool = False) -> list[Entry]:
+    """The checks that are named; if none is, all but those for which the factory's network would be made, unless
+    `http`."""
+    if names:
+        return [entry for entry in entries if entry.name in names]
+    by_http = {c.name for c in checks.BY_HTTP}
+    return [entry for entry in entries if http or entry.name not in by_http]
 
 
 def image(places: Places, progress: Progress) -> Image:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lmd.conformance import BY_HTTP, CHECKS, WITH_REPOSITORY, Difference, Ground, Report, Trial, compare, parse
-from lmd.conformance.both import listed
+from lmd.conformance.both import chosen, listed
 from runtimes.conformance.check import Violation
 from runtimes.conformance.checks import CHECKS as CONTRACT_CHECKS
 
@@ -109,3 +109,10 @@ async def test_all_engines_give_the_same_portrait(ground: Ground, portraits: dic
 def test_names_of_checks_are_unique_over_both_suites() -> None:
     names = [entry.name for entry in listed()]
     assert len(names) == len(set(names)) == len(CHECKS) + len(BY_HTTP) + len(WITH_REPOSITORY) + len(CONTRACT_CHECKS) + 1
+
+
+def test_checks_for_which_a_network_is_made_are_made_only_if_asked_for() -> None:
+    usual = {entry.name for entry in chosen(listed(), ())}
+    assert {"features-are-served", "notice-is-served"} & usual == set()
+    assert {entry.name for entry in chosen(listed(), (), http=True)} - usual >= {"features-are-served"}
+    assert [entry.name for entry in chosen(listed(), ("notice-is-served",))] == ["notice-is-served"]
