@@ -180,7 +180,8 @@ def test_a_build_that_is_interrupted_ends_all_it_started_and_leaves_nothing(
     out = tmp_path / "out"
     out.mkdir()
     script = (
-        "import sys; from pathlib import Path; from images.builder import build; from images.recipe import load\n"
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in the background
+        "from pathlib import Path; from images.builder import build; from images.recipe import load\n"
         "build(load(Path(sys.argv[1])), Path(sys.argv[2]), 1700000000)"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "recipes/mine"), str(out / "image.tar")]
@@ -191,7 +192,7 @@ def test_a_build_that_is_interrupted_ends_all_it_started_and_leaves_nothing(
         with connection:
             assert _below(process.pid)
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=100)
+            _, errors = process.communicate(timeout=40)
         assert b"KeyboardInterrupt" in errors
         assert list(out.iterdir()) == []
         assert _mentioning(str(out)) == []
@@ -199,6 +200,7 @@ def test_a_build_that_is_interrupted_ends_all_it_started_and_leaves_nothing(
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         process.wait()
+        process.stderr.close()
 
 
 def _below(pid: int) -> list[str]:
