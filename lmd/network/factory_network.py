@@ -22,6 +22,7 @@ from lmd.network import addresses, bridge, firewall, host, leases, libvirt_netwo
 from lmd.network.bridge import NetworkFault, Wanted
 from runtimes.containers.nic import index
 from runtimes.contract import Nic
+from runtimes.tracebacks import let_go
 
 LOCK = "network.lock"
 BY_LIBVIRT = "network.by-libvirt"
@@ -104,7 +105,7 @@ def whole(run: Path) -> bool:
 def remove(run: Path, settings: Settings) -> None:
     """Take all of it from the host: rules, bridge, libvirt's network. Not there is success. Blocks."""
     with _held(run):
-        if settings.libvirt != "no" and libvirt_network.answers(settings.uri):
+        if settings.libvirt != "no" and _within(LIBVIRT_SECONDS, lambda: libvirt_network.answers(settings.uri)):
             _within(LIBVIRT_SECONDS, lambda: libvirt_network.remove(settings.uri))
         with bridge.netlink() as net:
             bridge.remove(net)
@@ -215,13 +216,13 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
         try:
             result.append(call())
         except BaseException as error:  # raised where it was called
-            raised.append(error)
+            raised.append(let_go(error))
 
     thread = threading.Thread(target=run, name="libvirt network", daemon=True)
     thread.start()
     thread.join(seconds)
     if raised:
-        raise raised[0]
+        raise raised.pop()
     if not result:
         raise NetworkFault(f"libvirt did not answer within {seconds:g} s")
     return result[0]

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import libvirt
 
 from runtimes.contract import Conflict, Exhausted, Rejected, RuntimeFault, Unavailable
+from runtimes.tracebacks import let_go
 
 T = TypeVar("T")
 CALL_SECONDS = 30.0
@@ -131,7 +132,7 @@ class Engine:
             try:
                 done: tuple[Callable[[Any], None], object] = (future.set_result, self._do(work, doing))
             except Exception as error:
-                done = (future.set_exception, error)
+                done = (future.set_exception, let_go(error))
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(tell, *done)
 

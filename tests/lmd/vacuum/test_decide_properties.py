@@ -140,7 +140,7 @@ def test_a_reason_that_stands_is_not_lifted_by_having_less(
     stood = {one.machinetype: one.code for one in before.refusals if one.code in HELD and one.machinetype not in begun}
     for less in (
         replace(calm, total_processors=calm.total_processors // 2),
-        replace(calm, memory_bytes=(calm.memory_bytes or 2**40) // 2),
+        replace(calm, memory_bytes=(2**40 if calm.memory_bytes is None else calm.memory_bytes) // 2),
         replace(calm, free_disk_bytes=0),
         replace(calm, shutdown_time=NOW + 1000),
         replace(calm, load=1e6, cpus=4),
