@@ -57,16 +57,22 @@ class Setup:
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             text=True,
         )
 
     def kill(self, running: subprocess.Popen[str], type_: str) -> None:
         """Kill `lm run` itself: what entered the namespaces of an ordinary user for it is another process."""
-        for pid in _runs(type_, self.uid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        running.communicate(timeout=30)
+
+        def gone() -> bool:
+            for pid in _runs(type_, self.uid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return running.poll() is not None
+
+        assert until(gone, 60), "it was not to be found"
+        if running.stdout:
+            running.stdout.close()  # what it has started may still have the other end
 
     def machines(self) -> list[dict]:
         return json.loads(self.lm("ps", "--json").stdout)
@@ -152,7 +158,7 @@ def _first_word(setup: Setup, type_: str) -> float:
     began = time.monotonic()
     running = setup.start(type_)
     assert running.stdout
-    assert running.stdout.readline() == f"{SAYS}\n", running.communicate()
+    assert running.stdout.readline() == f"{SAYS}\n"
     seconds = time.monotonic() - began
     _end(setup, running, type_)
     return seconds
@@ -179,7 +185,7 @@ def _cleared(setup: Setup) -> bool:
 )
 @pytest.mark.parametrize("setup", SETUPS, indirect=True)
 def test_machines_killed_at_any_moment_leave_no_mount_no_process_and_no_lock(setup: Setup, rounds: int) -> None:
-    type_ = setup.write("reads-on", f"cat /cvmfs/{NAME}/hello; sleep 60")
+    type_ = setup.write(f"reads-{os.getpid()}", f"cat /cvmfs/{NAME}/hello; sleep 60")
     most = _first_word(setup, type_) + MORE
     moments = random.Random(20261124)
     for number in range(rounds):
