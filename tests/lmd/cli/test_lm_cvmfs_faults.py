@@ -18,6 +18,8 @@ from cvmfs_served import Web
 from lm_left import clear
 from lm_repositories import NAME
 
+from cvmfs.hosting import shared
+
 WHERE = ["factory", "machine"]
 FILES, SIZE = 12, 400_000
 PATIENCE = 30
@@ -213,6 +215,13 @@ def test_a_quota_smaller_than_what_machines_read_holds_and_spoils_no_read(site, 
     assert [line.split()[0] for line in done.stdout.splitlines()] == sums(range(FILES)), done.stderr
     used = int(json.loads(site("cvmfs", "cache", "--json").stdout)["bytes"])
     assert used < 2_000_000
+
+
+def test_the_whole_of_a_cvmfs_that_is_not_passed_on_is_told_of(site) -> None:
+    done = site("run", site.machinetype("whole", "ls /cvmfs", cvmfs_repositories=["*"]))
+    assert done.returncode == 0, done.stderr
+    told = "sees of /cvmfs only what was mounted there when it started" in done.stderr.replace("\n", " ")
+    assert told is not shared(site.home / "run/cvmfs/mnt"), done.stderr
 
 
 def test_a_repository_that_does_not_exist_and_one_of_another_server_are_told_apart(site, web: Web) -> None:
