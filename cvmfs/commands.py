@@ -23,10 +23,25 @@ REFUSED, WRONG_USE, FAILED = 16, 2, 1
 """Exit codes: the repository cannot be opened (as the real client's mount has it), the command line or the
 configuration is wrong, something in the repository cannot be read."""
 
+EXAMPLES = """\
+examples:
+  python -m cvmfs ls -l atlas.cern.ch /repo            by the configuration in /etc/cvmfs
+  python -m cvmfs cat sft.cern.ch /README | head
+  python -m cvmfs check lm.example.org --server http://web/cvmfs/@fqrn@ --key lm.example.org.pub
+  python -m cvmfs mount atlas.cern.ch /mnt --proxy 'http://squid1:3128|http://squid2:3128;DIRECT'
+  python -m cvmfs mount atlas.cern.ch /mnt --tag stable --set ARCH=x86_64 -o allow_other
+  fusermount3 -u /mnt                                  end a mount
+"""
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="python -m cvmfs", description="Read CernVM-FS repositories, verified.")
+    top = argparse.ArgumentParser(
+        prog="python -m cvmfs",
+        description="Read CernVM-FS repositories, verified.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
     _common(common)
@@ -132,7 +147,7 @@ def _without_mount(request: Request, options: argparse.Namespace) -> int:
     repository = open_repository(load_settings(request))
     try:
         if repository.revision.warning:
-            _complain(repository.revision.warning)
+            _complain(f"shown is revision {repository.revision.number}, seen last: {repository.revision.warning}")
         if options.command == "tags":
             return _tags(repository)
         if options.command == "check":

@@ -75,7 +75,8 @@ class _Job:
         options = self._options
         repository = open_repository(settings)
         if repository.revision.warning:
-            log.warning("%s: %s", repository.name, repository.revision.warning)
+            shown = repository.revision
+            log.warning("%s: shown is revision %d, seen last: %s", repository.name, shown.number, shown.warning)
         place = self._where
         if joiner is not None:
             place = f"/dev/fd/{joiner.mount(self._where, settings.repository, suid='suid' in self._kernel)}"
