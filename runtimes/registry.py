@@ -11,6 +11,8 @@ BUILT_IN = {
     "kvm": "runtimes.kvm:Kvm",
     "podman": "runtimes.podman:Podman",
 }
+CLIENTS = {"docker": "docker", "kvm": "libvirt-python", "podman": "podman"}
+"""The distributions that hold the client packages of the built-in runtimes."""
 GROUP = "lmd.runtimes"
 
 
@@ -33,5 +35,6 @@ def load(name: str, settings: Settings) -> Runtime:
     try:
         made: Runtime = getattr(importlib.import_module(module), attribute)(settings)
     except ImportError as error:
-        raise ImportError(f"runtime {name}: {error} (install its client package)") from error
+        client = CLIENTS.get(name, error.name or "its client package")
+        raise ImportError(f"runtime {name}: {error}: pip install {client}") from error
     return made

@@ -60,20 +60,32 @@ _VERSION = TypeAdapter(Mapping[str, Any])
 _RECORD = TypeAdapter(Record)
 
 
+class _Part:
+    """What a directory holds by a fixed name."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, holder: "Directory", kind: type) -> Path:
+        return holder.path / self._name
+
+
 class Directory:
     """The directory of one machine."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.machinefeatures = path / "machinefeatures"
-        self.jobfeatures = path / "jobfeatures"
-        self.joboutputs = path / "joboutputs"
-        self.user_data = path / "user_data"
-        self.secrets = path / "secrets"
-        self.console = path / "console.log"
-        self.spec = path / "spec.json"
-        self.resolv_conf = path / "resolv.conf"
-        self.seed = path / "seed.iso"
+
+    # Paths when they are asked for: most who hold a directory want one of them, and making all is what costs.
+    machinefeatures = _Part("machinefeatures")
+    jobfeatures = _Part("jobfeatures")
+    joboutputs = _Part("joboutputs")
+    user_data = _Part("user_data")
+    secrets = _Part("secrets")
+    console = _Part("console.log")
+    spec = _Part("spec.json")
+    resolv_conf = _Part("resolv.conf")
+    seed = _Part("seed.iso")
 
     def make(self, machine: Mapping[str, str], job: Mapping[str, str]) -> None:
         """Create it with the features; what a crash left half-written is completed. Raises `DirectoryError`."""

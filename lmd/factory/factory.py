@@ -143,7 +143,7 @@ class Factory:
                     await self._wake.wait()
             except TimeoutError:
                 self._stirred = self._due_now()
-            await asyncio.sleep(min(0.2, 2 * self._pass_cost))  # most of the time is for the acts
+            await asyncio.sleep(min(0.2, 4 * self._pass_cost))  # most of the time is for the acts
 
     def end(self) -> None:
         """Let `run` return."""

@@ -3,7 +3,7 @@
 import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import psutil
@@ -22,6 +22,37 @@ PHASES = {
     Phase.STOPPING: facts.Phase.STOPPING,
     Phase.FINISHED: facts.Phase.FINISHED,
 }
+
+
+SLACK_SECONDS = 0.05
+"""The two clocks may drift so far from each other before all times are worked out again."""
+
+
+class Machines:
+    """Our machines as the decision is told of them: each worked out once for as long as its row stays the same."""
+
+    def __init__(self, clocks: Clocks, boot_id: str) -> None:
+        self._clocks, self._boot_id = clocks, boot_id
+        self._known: dict[str, tuple[Row, facts.Machine]] = {}
+        self._types: Collection[str] = ()
+        self._skew = math.inf
+
+    def machines(self, rows: Iterable[Row], types: Collection[str]) -> list[facts.Machine]:
+        """Those of the rows that live, or have ended with an outcome; `types` are the configured ones."""
+        skew = self._clocks.wall() - self._clocks.boot()
+        before = self._known if types is self._types and abs(skew - self._skew) < SLACK_SECONDS else {}
+        if not before:
+            self._types, self._skew = types, skew
+        known: dict[str, tuple[Row, facts.Machine]] = {}
+        for row in rows:
+            if not (row.live or row.outcome is not None):
+                continue
+            one = before.get(row.id)
+            if one is None or one[0] is not row:
+                one = row, machine(row, self._clocks, self._boot_id, types)
+            known[row.id] = one
+        self._known = known
+        return [told for _, told in known.values()]
 
 
 def machine(row: Row, clocks: Clocks, boot_id: str, types: Iterable[str]) -> facts.Machine:

@@ -23,13 +23,13 @@ class Filling:
 
     def __init__(self, here: Premises, observing: Observing, placing: Placing, acts: Acts) -> None:
         self._here, self._observing, self._placing, self._acts = here, observing, placing, acts
+        self._told = facts.Machines(here.clocks, here.boot_id)
 
     def decide(self, seed: int) -> tuple[Decision, Mapping[str, Placed]]:
         """The decision for now, and where each type that can be started is made."""
         here = self._here
         unusable, chosen = self._placing.all()
-        recent = [row for row in here.ledger.rows.values() if row.live or row.outcome is not None]
-        machines = [facts.machine(row, here.clocks, here.boot_id, here.config.machinetypes) for row in recent]
+        machines = self._told.machines(here.ledger.rows.values(), here.config.machinetypes)
         machines += [booked for seen in self._observing.others() if (booked := facts.other(seen)) is not None]
         decision = decide(
             here.clocks.wall(),

@@ -1,7 +1,7 @@
 """What a factory is given, and what all of its parts share."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lmd import engines
@@ -34,7 +34,8 @@ def loaded(places: Places) -> Callable[[str, Config], Runtime]:
 @dataclass(slots=True, kw_only=True)
 class Premises:
     """What the parts of one factory share: what is known, what is observed, who acts. `config` is the one in force;
-    `total` the processors that machines may use now; `wake` begins a pass."""
+    `total` the processors that machines may use now; `wake` begins a pass; `missing` says why runtimes are not among
+    the engines."""
 
     host: Host
     config: Config
@@ -46,6 +47,7 @@ class Premises:
     actors: Actors
     wake: Callable[[], None]
     total: int = 0
+    missing: dict[str, str] = field(default_factory=dict)
 
     @property
     def clocks(self) -> Clocks:

@@ -20,14 +20,14 @@ class Observing:
     def begin(self) -> None:
         """Make the engines of this host that are not there yet, and begin to observe each."""
         here = self._here
+        here.missing.clear()
         for name in engines.here(here.host.environment):
             if name in here.engines:
                 continue
             try:
                 runtime = here.host.load(name, here.config)
             except (ImportError, LookupError, ValueError) as error:
-                if self._wanted(name) or self._configured(name):
-                    here.ledger.warnings.raised(Kind.RUNTIME, name, str(error))
+                here.missing[name] = str(error).removeprefix(f"runtime {name}: ")
                 continue
             made = Watched(runtime, here.clocks, here.wake, here.actors.names, partial(self._wanted, name))
             here.engines[name] = made
@@ -53,7 +53,8 @@ class Observing:
         for one in observations:
             if one.machines is not None:
                 self._others[one.runtime] = tuple(seen for seen in joined.others if seen.runtime == one.runtime)
-        troubled = {name: why for name, why in joined.silent.items() if self._wanted(name) or self._configured(name)}
+        silent = {**here.missing, **joined.silent}
+        troubled = {name: why for name, why in silent.items() if self._wanted(name) or self._configured(name)}
         here.ledger.warnings.hold(Kind.RUNTIME, troubled)
         return joined
 

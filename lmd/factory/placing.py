@@ -66,7 +66,7 @@ class Placing:
         """Why a runtime cannot be asked for a machine of this type now; "" if it can."""
         engine = self._here.engines.get(name)
         if engine is None:
-            return "is not installed"
+            return self._here.missing.get(name, "is not installed")
         if not engine.usable or engine.probe is None:
             return engine.problem
         return "; ".join(offer(name, engine.probe, wanted, type_.isolation).lacking)

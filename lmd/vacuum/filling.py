@@ -88,9 +88,7 @@ class Filling:
         """Find the types that cannot be started, whatever is free, and those that may be tried out once."""
         brake = brakes.of_factory(self.now, self.factory, self.held, self.rules)
         for name, kind in self.kinds.items():
-            hold = brakes.of_type(self.now, kind, self.factory)
-            if hold is None or brake is not None:
-                hold = brake or hold
+            hold = brakes.of_type(self.now, kind, self.factory) or brake
             if hold is None:
                 own = History(self.held.alive_of[name], self.held.ended_of[name])
                 standing = backoff.standing(self.now, kind, own, self.space, self.factory.name)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from factory_ground import Site, config, machinetype, rows, running, until
 
+from lmd.config.models import Config
 from lmd.environment.outcome import Why
 from lmd.factory.api.server import Api
 from lmd.factory.rows import Phase
@@ -80,6 +81,26 @@ async def test_a_machine_that_crashes_is_written_down_as_crashed(site: Site) -> 
         ended = (await until(lambda: [row for row in rows(factory, Phase.FINISHED) if row.cleaned]))[0]
         assert ended.outcome["reason"] == "crashed"
         assert not site.engine.leftovers(ended.id)
+
+
+async def test_a_runtime_without_its_client_is_a_warning_as_long_as_a_type_wants_it(site: Site) -> None:
+    needed, fake = machinetype("vm", runtime="kvm"), machinetype("work")
+
+    def load(name: str, _: Config) -> Fake:
+        if name == "kvm":
+            raise ImportError("runtime kvm: No module named 'libvirt': pip install libvirt-python")
+        return Fake(site.settings)
+
+    site.load = load
+    async with site.running(config(needed, fake, total=1)) as factory:
+        await running(factory, 1)
+        warnings = factory.ledger.warnings
+        told = "No module named 'libvirt': pip install libvirt-python"
+        assert [(one.key, one.text) for one in warnings.open()] == [("runtime:kvm", told)]
+        why = next(one for one in factory.decision.refusals if one.machinetype == "vm")
+        assert why.sentence == f"no runtime for it is available: kvm: {told}"
+        factory.reconfigure(config(fake, total=1))
+        await until(lambda: not warnings.open())
 
 
 async def test_processors_come_from_a_command_that_is_asked_again(site: Site, monkeypatch, tmp_path: Path) -> None:

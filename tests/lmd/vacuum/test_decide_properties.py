@@ -150,7 +150,7 @@ def test_a_reason_that_stands_is_not_lifted_by_having_less(
         codes = {one.machinetype: one.code for one in after.refusals}
         for name, code in stood.items():
             assert codes[name] in HELD
-            assert code not in LASTING or codes[name] in LASTING | {Code.OVERLOAD}
+            assert code not in LASTING or codes[name] in LASTING
 
 
 @settings(max_examples=60, deadline=None)
