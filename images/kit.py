@@ -20,6 +20,14 @@ class Kit:
     image: Path
 
 
+def bootable(kernel: Path) -> bool:
+    """Whether QEMU would take a file for an amd64 kernel: a bzImage (`HdrS`, Linux' Documentation/arch/x86/boot.rst),
+    an ELF file, or one with a Multiboot header (0.6.96 §3.1). Raises OSError."""
+    with kernel.open("rb") as stream:
+        head = stream.read(8192)
+    return head[0x202:0x206] == b"HdrS" or head.startswith(b"\x7fELF") or b"\x02\xb0\xad\x1b" in head
+
+
 def find_kit(directories: Sequence[Path]) -> Kit | None:
     """The newest kit in these cache directories (`cache.search_directories`); None if none has been built."""
     image = cache.find(RECIPE, directories)

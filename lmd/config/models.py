@@ -234,7 +234,7 @@ class KvmOptions(Table):
     log_dir: HostPath | None = Field(
         None, description="Where libvirt keeps QEMU's logs. Without it: `/var/log/libvirt/qemu`."
     )
-    call_seconds: Count | None = Field(None, description="Longest wait for an answer of libvirt. Without it: 20.")
+    call_seconds: Count | None = Field(None, description="Longest wait for an answer of libvirt. Without it: 30.")
     image_file_bytes: Count | None = Field(
         None,
         description="Container images with more content than this are shared with machines as directories; of others"
@@ -344,8 +344,8 @@ class MachineType(Table):
     disk_gb_per_processor: GB | None = Field(
         None,
         description="Disk of a virtual machine for each processor: the root disk of cernvm3 and cernvm4 (40 GB without"
-        " it), a second, empty disk of vm-raw, and what is written to the root of other machines, which without it is"
-        " kept in memory.",
+        " it), a second, empty disk of vm-raw, and what is written to the root and to `tmp_binds` of other machines"
+        " (without it, 40 GB if there are `tmp_binds`, else the root is kept in memory).",
     )
     pids: Count = Field(4096, description="Most processes and threads at a time.")
     open_files: Count | None = Field(None, description="Most open files a process. Without it: the runtime's choice.")

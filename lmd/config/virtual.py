@@ -50,7 +50,10 @@ def connection(mt: "MachineType") -> Iterator[Clash]:
     """The keys about the network and the metadata that cannot stand together."""
     if mt.network is Network.LMD:
         return
-    if mt.features_form == "http":
+    if mt.machine_model in SELF_STARTING and "features_form" not in mt.model_fields_set:
+        told = f"a machine of model {mt.machine_model} reads its features by HTTP unless features_form says otherwise"
+        yield ("network", "machine_model"), f'is "{mt.network}", and {told}: network = "lmd", or leave the key out'
+    elif mt.features_form == "http":
         yield ("features_form", "network"), 'is "http", which is served in one network: network = "lmd"'
     for key in _given(mt, ("metadata_token_required", "root_public_key")):
         yield (key, "network"), 'is about the metadata, which is served in one network: network = "lmd"'

@@ -120,6 +120,8 @@ def _boot(type_: MachineType, places: Places, tell: Tell) -> Boot:
     for path in (type_.kernel, type_.initramfs):
         if path is not None and not Path(path).is_file():
             raise ImageError(f"{path}: there is no such file to boot a machine with")
+    if (type_.architecture or host_architecture()) == "amd64" and not kit.bootable(Path(type_.kernel)):
+        raise ImageError(f"{type_.kernel}: is no kernel that can be started (bzImage, ELF or Multiboot)")
     return Boot(
         kernel=Path(type_.kernel), initramfs=Path(type_.initramfs) if type_.initramfs else None, command_line=line
     )

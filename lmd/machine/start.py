@@ -7,8 +7,9 @@ from lmd.config.models import MachineType
 from runtimes.contract import Boot
 
 GIGABYTE = 10**9
-CERNVM_GIGABYTES = 40
-"""Root disk of a CernVM for each processor where nothing else is said, as Vac has it for files."""
+DEFAULT_GIGABYTES = 40
+"""A disk for each processor where nothing else is said: a CernVM's root disk, as Vac has it for files, and that of a
+machine with `tmp_binds`. Sparse."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +43,9 @@ def command(
 
 
 def disk_bytes(type_: MachineType, processors: int) -> int | None:
-    """The size of the machine's own disk in bytes; None if it has none."""
+    """The size of the machine's own disk in bytes; None if it has none. `tmp_binds` are on one, so that they end where
+    it does, and not where the host's disk does."""
     each = type_.disk_gb_per_processor
-    if each is None and type_.machine_model in ("cernvm3", "cernvm4"):
-        each = CERNVM_GIGABYTES
+    if each is None and (type_.machine_model in ("cernvm3", "cernvm4") or type_.tmp_binds):
+        each = DEFAULT_GIGABYTES
     return None if each is None else each * processors * GIGABYTE

@@ -184,11 +184,14 @@ def missing() -> str:
 
 
 def remedy(uri: str) -> str:
-    """The line to type when libvirt does not answer."""
+    """The line to type when libvirt does not answer; its machines outlive a restart of it."""
     if not uri.startswith("qemu:///system") or "socket=" in uri:
         return f"virsh --connect '{uri}' version"
-    starts = {"libvirtd": "systemctl start libvirtd virtlogd", "virtqemud": "systemctl start virtqemud.socket virtlogd"}
-    return starts.get(installed(), "apt-get install libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils")
+    if not (name := installed()):
+        return "apt-get install libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils"
+    if not missing():  # its socket is there
+        return f"systemctl restart {name}"
+    return f"systemctl start {'virtqemud.socket' if name == 'virtqemud' else name} virtlogd"
 
 
 def _version(number: int) -> str:

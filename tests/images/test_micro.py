@@ -22,7 +22,7 @@ from images.errors import ImageError
 from images.kinds.debian import DebianSource
 from images.kinds.micro import GUEST, MicroSource
 from images.kinds.source import RootTree, Work
-from images.kit import kit_beside
+from images.kit import bootable, kit_beside
 from images.recipe import Recipe, find_recipe
 
 GUESTS = Path(__file__).parents[2] / "images/guest"
@@ -181,3 +181,15 @@ def test_lm_put_says_what_the_server_refused(server, put, tmp_path: Path) -> Non
     assert full.returncode == 1 and "507" in full.stderr
     assert put(str(tmp_path / "file"), "ftp://127.0.0.1/x").returncode == 2
     assert put(str(tmp_path / "gone"), "http://127.0.0.1/x").returncode == 2
+
+
+def test_what_qemu_would_not_take_for_a_kernel_is_told_from_one(tmp_path: Path) -> None:
+    kernel = tmp_path / "kernel"
+    for content, boots in (
+        (b"\0" * 0x202 + b"HdrS", True),
+        (b"\x7fELF\x02", True),
+        (b"#!/bin/sh\n", False),
+        (b"", False),
+    ):
+        kernel.write_bytes(content)
+        assert bootable(kernel) is boots

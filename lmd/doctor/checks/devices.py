@@ -3,6 +3,7 @@
 import errno
 import grp
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +12,20 @@ from lmd.doctor.check import Asked, Check
 from lmd.doctor.finding import Finding, note, ok, warning
 
 FUSE, KVM, TUN = "/dev/fuse", "/dev/kvm", "/dev/net/tun"
+SECONDS = 2.0
+"""How long a device may take to be opened."""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """`mode` None: not there. `refused`: what opening it for reading and writing said, empty if it opens."""
+    """`mode` None: not there. `refused`: what opening it for reading and writing said, empty if it opens. `hangs`: it
+    has said nothing, and nothing else is known of it."""
 
     path: str
     mode: int | None
     refused: str
     group: str = ""
+    hangs: bool = False
 
     @property
     def for_all(self) -> bool:
@@ -41,7 +46,16 @@ class Devices:
 
 def gather(asked: Asked) -> Devices:
     """Open each and close it again."""
-    return Devices(rootless=asked.rootless, user=asked.user, fuse=_device(FUSE), kvm=_device(KVM), tun=_device(TUN))
+    return Devices(rootless=asked.rootless, user=asked.user, fuse=_asked(FUSE), kvm=_asked(KVM), tun=_asked(TUN))
+
+
+def _asked(path: str) -> Device:
+    """Look in a thread that is left to itself if the device does not answer."""
+    found: list[Device] = []
+    thread = threading.Thread(target=lambda: found.append(_device(path)), daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    return found[0] if found else Device(path, 0, f"no answer within {SECONDS:g} s", hangs=True)
 
 
 def _device(path: str) -> Device:
@@ -66,10 +80,21 @@ def _group(gid: int) -> str:
 
 def rule(devices: Devices) -> Iterator[Finding]:
     """What each is needed for, and how it is opened to those who need it."""
-    yield _fuse(devices.fuse)
-    yield _kvm(devices.kvm, devices.user)
+    yield _hanging(devices.fuse) if devices.fuse.hangs else _fuse(devices.fuse)
+    yield _hanging(devices.kvm) if devices.kvm.hangs else _kvm(devices.kvm, devices.user)
     if devices.rootless:
-        yield _tun(devices.tun)
+        yield _hanging(devices.tun) if devices.tun.hangs else _tun(devices.tun)
+
+
+def _hanging(device: Device) -> Finding:
+    """What no daemon may be left waiting for."""
+    remedy = f"dmesg | tail, and look for the driver of {device.path}; if nothing else helps, boot this host anew"
+    if device.path == KVM:
+        remedy = (
+            'acceleration = "emulated" in [runtimes.kvm] until it answers; modprobe -r kvm_intel kvm_amd kvm,'
+            " modprobe kvm_intel || modprobe kvm_amd, or boot this host anew"
+        )
+    return warning(f"{device.path} hangs: it gives {device.refused}", remedy)
 
 
 def _fuse(device: Device) -> Finding:

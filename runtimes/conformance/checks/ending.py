@@ -58,10 +58,10 @@ async def deaf_payload_is_killed(bench: Bench) -> None:
 
 @check("destroy succeeds in every phase, twice, and leaves nothing", invariant=3)
 async def destroy_is_idempotent_and_complete(bench: Bench) -> None:
-    running = await bench.start(bench.payloads.sleep(60))
     deaf = await bench.start(bench.payloads.deaf())
     over = await bench.start(bench.payloads.exit(0))
     await bench.ended(over.id)
+    running = await bench.start(bench.payloads.sleep(60))
     for machine_id in (bench.new_id(), running.id, deaf.id, over.id):
         for _ in range(2):
             await bench.runtime.destroy(machine_id)

@@ -40,10 +40,10 @@ async def created_is_listed_with_stamps(bench: Bench) -> None:
 
 @check("machines lists each of several machines, those that have ended too", invariant=2)
 async def every_machine_is_listed(bench: Bench) -> None:
-    running = [await bench.start(bench.payloads.sleep(60)) for _ in range(3)]
     over = [await bench.start(bench.payloads.exit(code)) for code in (0, 1)]
     for seen in over:
         await bench.ended(seen.id)
+    running = [await bench.start(bench.payloads.sleep(60)) for _ in range(3)]
     wanted = {seen.id for seen in (*running, *over)}
     for _ in range(5):
         listed = {m.id for m in await bench.runtime.machines()}

@@ -44,6 +44,7 @@ def test_what_isolates_a_machine_follows_from_what_it_is(keys: dict[str, Any], i
         ({"isolation": "vm", "initramfs": "/boot/initrd"}, "initramfs: needs the kernel"),
         ({"machine_model": "vm-raw", "root_image": "docker://a"}, "root_image: is a container image"),
         ({"machine_model": "direct", "root_image": "oci-archive:/a.tar"}, "root_image: is a container image"),
+        ({"machine_model": "vm-raw", "network": "none"}, 'network: is "none", and a machine of model vm-raw reads its'),
         ({"machine_model": "vm-raw", "kernel": "/boot/vmlinuz"}, "kernel: is for machines whose kernel lmd loads"),
         ({"machine_model": "vm-raw", "entrypoint": ["/bin/sh"]}, "entrypoint: cannot be brought about"),
         ({"machine_model": "cernvm3", "environment": {"A": "b"}}, "environment: cannot be brought about"),

@@ -71,6 +71,13 @@ def test_it_has_the_environment_in_the_same_places_and_a_disk_as_large_as_the_ty
     assert made(Start(boot=BOOT, described=SAID)).disk_bytes is None
 
 
+def test_directories_on_disk_have_a_quota_although_the_type_says_none() -> None:
+    assert made(Start(boot=BOOT, described=SAID), tmp_binds=["/scratch"]).disk_bytes == 2 * 40 * 10**9
+    assert (
+        made(Start(boot=BOOT, described=SAID), tmp_binds=["/scratch"], disk_gb_per_processor=1).disk_bytes == 2 * 10**9
+    )
+
+
 def test_an_image_that_names_no_command_needs_one() -> None:
     with pytest.raises(NoCommand, match="give user_data or an entrypoint"):
         made(Start(boot=BOOT))
