@@ -72,7 +72,8 @@ soak: $(VENV)/tools
 # A machine with systemd and control groups of version 2; hours in emulation. ACCELERATION=kvm where that works.
 test-in-vm: $(VENV)/tools
 	@packaging/debian-packages test
-	PYTHONPATH=. $(VENV)/bin/python tests/in_vm.py --acceleration $(or $(ACCELERATION),tcg) --record docs/test-in-vm.md
+	PYTHONPATH=. $(VENV)/bin/python tests/in_vm.py --acceleration $(or $(ACCELERATION),tcg) --record docs/test-in-vm.md \
+		--results $(VENV)/in-vm.json
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -7,6 +7,8 @@ server), and asks what cloud-init asks when it boots: the EC2 tree key by key, t
 features, a connection for each request; then it PUTs a file. In every second round one more machine does its worst
 meanwhile: it opens connections and leaves them, pipelines requests without an end, and begins uploads. Printed are
 requests a second, the slowest answer and the median, and the ratio of both rounds; and the server's resident memory.
+Then what it costs that a 201 is on the disk: machines PUT file after file to this server, and to the same one whose
+fsync does nothing, in turns.
 Needs root. The clients run on the same processors, the attacker's program among them, so the rates are a lower bound.
 """
 
@@ -23,13 +25,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from lmd.environment import features
 from lmd.environment.directory import Directory
 from lmd.environment.features import Allocation
-from lmd.metadata import card
+from lmd.metadata import card, launch
 from lmd.metadata.account import account
 from lmd.metadata.card import Card
 from lmd.network import factory_network
@@ -39,6 +42,8 @@ from runtimes.contract import Nic
 SETTINGS = factory_network.Settings(libvirt="no")
 FEATURES, METADATA = "169.254.169.253", "169.254.169.254"
 PROCESSES = 4
+STORING, FILES, FILE_BYTES = 20, 40, 50_000
+"""Machines that PUT at once, the files of each, and their size."""
 EC2 = ("ami-id", "ami-launch-index", "hostname", "instance-id", "instance-type", "local-hostname", "local-ipv4", "mac")
 PATHS = (
     [(METADATA, "/"), (METADATA, "/2009-04-04/meta-data/instance-id"), (METADATA, "/2021-03-23/meta-data/")]
@@ -78,19 +83,31 @@ def boot(pid: int, go: threading.Event, taken: list[float]) -> None:
     taken.append(ask(FEATURES, "PUT /joboutputs/log", bytes(50_000)))
 
 
-def boots(pids: list[int], start: float, out: "multiprocessing.SimpleQueue[list[float]]") -> None:
+def lives(
+    life: Callable[[int, threading.Event, list[float]], None],
+    pids: list[int],
+    start: float,
+    out: "multiprocessing.SimpleQueue[list[float]]",
+) -> None:
     """All machines of one process, a thread each."""
     go, taken = threading.Event(), list[list[float]]()
     threads = []
     for pid in pids:
         taken.append([])
-        threads.append(threading.Thread(target=boot, args=(pid, go, taken[-1])))
+        threads.append(threading.Thread(target=life, args=(pid, go, taken[-1])))
         threads[-1].start()
     time.sleep(max(0.0, start - time.monotonic()))
     go.set()
     for thread in threads:
         thread.join()
     out.put([seconds for each in taken for seconds in each])
+
+
+def store(pid: int, go: threading.Event, taken: list[float]) -> None:
+    enter(pid)
+    go.wait()
+    for number in range(FILES):
+        taken.append(ask(FEATURES, f"PUT /joboutputs/n{number}", bytes(FILE_BYTES)))
 
 
 def attack(pid: int) -> None:
@@ -117,6 +134,24 @@ def attack(pid: int) -> None:
                 each.recv(65536)
         if len(held) > 1000:
             held.pop(0).close()
+
+
+def all_at_once(
+    life: Callable[[int, threading.Event, list[float]], None], machines: list[int]
+) -> tuple[list[float], float]:
+    """How long each request of the machines took, and all of it, in seconds."""
+    start, out = time.monotonic() + 2, multiprocessing.SimpleQueue()
+    workers = [
+        multiprocessing.Process(target=lives, args=(life, machines[number::PROCESSES], start, out))
+        for number in range(PROCESSES)
+    ]
+    for worker in workers:
+        worker.start()
+    taken = [seconds for _ in workers for seconds in out.get()]
+    seconds = time.monotonic() - start
+    for worker in workers:
+        worker.join()
+    return taken, seconds
 
 
 class Ground:
@@ -154,17 +189,7 @@ class Ground:
         if attacked:
             attacker.start()
             time.sleep(1)
-        start, out = time.monotonic() + 2, multiprocessing.SimpleQueue()
-        workers = [
-            multiprocessing.Process(target=boots, args=(machines[number::PROCESSES], start, out))
-            for number in range(PROCESSES)
-        ]
-        for worker in workers:
-            worker.start()
-        taken = [seconds for _ in workers for seconds in out.get()]
-        seconds = time.monotonic() - start
-        for worker in workers:
-            worker.join()
+        taken, seconds = all_at_once(boot, machines)
         memory = self.memory()
         if attacked:
             attacker.kill()
@@ -176,8 +201,33 @@ class Ground:
             "kilobytes": memory,
         }
 
-    def close(self) -> None:
+    def storing(self, *, forced: bool) -> float:
+        """Files a second that a server takes which forces them to the disk, or does not."""
+        self._restart({} if forced else {"PYTHONPATH": str(self.home / "unforced")})
+        taken, seconds = all_at_once(store, [holder.pid for holder in self.holders[:STORING]])
+        return len(taken) / seconds
+
+    def _restart(self, environment: dict[str, str]) -> None:
+        """The server once more, as `lm run` starts it, with variables of its own."""
+        self._end()
+        (self.home / "unforced").mkdir(exist_ok=True)
+        (self.home / "unforced/sitecustomize.py").write_text("import os\nos.fsync = lambda descriptor: None\n")
+        before = dict(os.environ)
+        os.environ.update(environment)
+        try:
+            factory_network.mend(self.run, SETTINGS)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        self.server = int((self.run / "metadata.lock").read_text())
+
+    def _end(self) -> None:
         os.kill(self.server, signal.SIGTERM)
+        while launch.serving(self.run):
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        self._end()
         for holder in self.holders:
             holder.kill()
             holder.communicate()
@@ -211,22 +261,29 @@ def main() -> None:
         words = ["unshare", "--net", "--", sys.executable, *sys.argv]
         os.execvpe(words[0], words, os.environ | {"LMD_BENCH_ALONE": "1"})
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    with tempfile.TemporaryDirectory(prefix="lmd-bench.") as home:
+    # Where a factory has its machines: /tmp may be memory.
+    with tempfile.TemporaryDirectory(prefix="lmd-bench.", dir="/var/tmp") as home:
         ground = Ground(Path(home), asked.machines + 1)
         try:
             idle = ground.memory()
             rounds = [(ground.round(False), ground.round(True)) for _ in range(asked.rounds)]
+            # Files that replace others count differently: the first round of each is not counted.
+            stored = [(ground.storing(forced=False), ground.storing(forced=True)) for _ in range(asked.rounds + 1)][1:]
         finally:
             ground.close()
-    print_results(rounds, idle, asked)
+    loose, forced = (statistics.median(each[kind] for each in stored) for kind in (0, 1))
+    print_results(rounds, idle, asked, {"forced": forced, "not_forced": loose, "ratio": forced / loose})
 
 
-def print_results(rounds: list[tuple[dict, dict]], idle: int, asked: argparse.Namespace) -> None:
+def print_results(
+    rounds: list[tuple[dict, dict]], idle: int, asked: argparse.Namespace, stored: dict[str, float]
+) -> None:
     kinds = [{key: statistics.median(each[kind][key] for each in rounds) for key in rounds[0][0]} for kind in (0, 1)]
     quiet, attacked = kinds
     ratios = {key: attacked[key] / quiet[key] for key in ("requests_per_second", "slowest", "median")}
     if asked.json:
-        print(json.dumps({"quiet": quiet, "attacked": attacked, "ratios": ratios, "idle_kilobytes": idle}, indent=1))
+        found = {"quiet": quiet, "attacked": attacked, "ratios": ratios, "idle_kilobytes": idle, "stored": stored}
+        print(json.dumps(found, indent=1))
         return
     print(f"{asked.machines} machines boot at once, {len(PATHS) + 1} requests each, medians of {asked.rounds} rounds:")
     for name, found in (("quiet", quiet), ("one attacks", attacked)):
@@ -236,6 +293,10 @@ def print_results(rounds: list[tuple[dict, dict]], idle: int, asked: argparse.Na
         )
     text = "   ".join(f"{key} {ratios[key]:.2f}" for key in ratios)
     print(f"ratio        {text}   server idle {idle / 1000:.0f} MB")
+    print(
+        f"{STORING} machines PUT files of {FILE_BYTES // 1000} kB, forced to the disk: {stored['forced']:.0f} a second"
+        f"   not forced: {stored['not_forced']:.0f}   ratio {stored['ratio']:.2f}"
+    )
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ Builds a disk like images/debian-vm that holds the engines' packages (kept in th
 (accelerated where that works) with this checkout and wheels of all that it needs on a second disk, installs lmd in it
 as on a site (a virtual environment, no network), runs `lm doctor` and the suites, and prints what they said; `--record`
 writes the result with date and versions. Needs root, QEMU, and a mirror for the packages. In emulation all is 10 to 20
-times slower than the host: `--slower` stretches what the suites wait for, `--tests` names fewer.
+times slower than the host: `--slower` stretches what the suites wait for, `--tests` names fewer. `--results FILE` keeps
+how each test ended: a run that was cut off is taken up where it was, and what has failed is run again.
 """
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +33,7 @@ EPOCH = 1_795_000_000
 PACKAGES = (
     *("podman", "crun", "runc", "uidmap", "slirp4netns", "fuse-overlayfs", "netavark", "aardvark-dns", "iptables"),
     *("nftables", "docker.io", "busybox-static", "skopeo", "fuse3", "python3-venv", "libfuse3-3", "dash"),
-    *("util-linux", "procps", "libarchive-tools", "psmisc"),
+    *("util-linux", "procps", "libarchive-tools", "psmisc", "apparmor"),
 )
 SUITES = (
     "tests/runtimes/test_cgroups.py",
@@ -52,14 +55,22 @@ ExecStart=/bin/bash -c 'tar -xf /dev/vdb -C /run guest && exec bash /run/guest'
 [Install]
 WantedBy=multi-user.target
 """
-TELL = """def pytest_runtest_logreport(report):
+TOLD = "test-in-vm:"
+TELL = f"""from pathlib import Path
+def pytest_runtest_logreport(report):
+    if report.when == "call" or report.outcome != "passed":
+        print(f"\\n{TOLD} {{report.outcome}} {{report.duration:.0f}} {{report.nodeid}}", flush=True)
     if report.failed:
-        print(f"\\n{str(report.longrepr)[-1500:]}", flush=True)
+        print(f"\\n{{str(report.longrepr)[-1500:]}}", flush=True)
+def pytest_collection_modifyitems(items):
+    known = set(Path("/opt/bed/known").read_text().splitlines())
+    items[:] = [item for item in items if item.nodeid not in known]
 """
-"""Why a test failed, when it does: a run that is cut off has no summary."""
+"""How each test ended, and why when it failed: a run that is cut off has no summary. What is known is not run again."""
 ADDRESS = "[Match]\nName=eth0\n[Network]\nDHCP=yes\n"
 GUEST = """#!/bin/bash
 stty -F /dev/ttyS0 -opost
+dmesg -n 1 # the kernel says nothing between the lines of the suites
 echo {begin}
 growpart /dev/vda 1; resize2fs /dev/vda1 # what cloud-init would have done
 mkdir -p /opt/lmd /opt/bed && tar -xf /dev/vdb -C /opt/bed && tar -xf /opt/bed/source.tar -C /opt/lmd
@@ -92,6 +103,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=6 * 3600)
     parser.add_argument("--acceleration", choices=["kvm", "tcg"], default="tcg")
     parser.add_argument("--record", type=Path)
+    parser.add_argument("--results", type=Path, help="where it is kept how each test ended, for the next run to go on")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lmd-in-vm.", dir="/var/tmp") as scratch:
         said = boot(Path(scratch), bed(Path(scratch)), asked)
@@ -134,8 +146,10 @@ def second_disk(home: Path, asked: argparse.Namespace) -> Path:
     said = GUEST.format(begin=BEGIN, end=END, tests=shlex.join(words), slower=asked.slower, timeout=timeout)
     (content / "guest").write_text(said)
     (content / "tell.py").write_text(TELL)
+    known = [name for name, outcome in results(asked.results).items() if outcome != "failed"]
+    (content / "known").write_text("\n".join(known))
     disk = home / "second.tar"
-    subprocess.run(["tar", "-cf", disk, "-C", content, "guest", "tell.py", "source.tar", "wheels"], check=True)
+    subprocess.run(["tar", "-cf", disk, "-C", content, "guest", "tell.py", "known", "source.tar", "wheels"], check=True)
     shutil.rmtree(content)
     return disk
 
@@ -179,22 +193,29 @@ def followed(console: Path, process: "subprocess.Popen[bytes]", last: float) -> 
         shown = len(text)
 
 
+def results(path: Path | None) -> dict[str, str]:
+    """How each test ended in earlier runs, by its name."""
+    return json.loads(path.read_text()) if path and path.exists() else {}
+
+
 def report(said: str, asked: argparse.Namespace) -> int:
-    """Print and record; 0 if the suites passed."""
+    """Keep and record; 0 if the suites have come to their end and nothing has failed, in this run or those before."""
     found = re.search(rf"^{BEGIN}\r?$(.*?)(?:^{END}|\Z)", said, re.DOTALL | re.MULTILINE)
     text = re.sub(r"\x1b\[[0-9;]*m|\r", "", found[1]) if found else ""
-    result = re.search(r"^result: (\d+)$", text, re.MULTILINE)
+    ended = re.search(r"^result: ([015])$", text, re.MULTILINE)  # pytest's: all passed, some failed, nothing was left
+    outcomes = results(asked.results) | {
+        name: outcome for outcome, name in re.findall(rf"^{TOLD} (\w+) \d+ (\S+)$", text, re.MULTILINE)
+    }
+    if asked.results:
+        asked.results.write_text(json.dumps(outcomes, indent=1))
     if asked.record:
-        asked.record.write_text("\n".join(recorded(text, asked)) + "\n")
-    return int(result[1]) if result else 3
+        asked.record.write_text("\n".join(recorded(text, outcomes, bool(ended), asked)) + "\n")
+    return 0 if ended and "failed" not in outcomes.values() else 1 if outcomes else 3
 
 
-def recorded(text: str, asked: argparse.Namespace) -> Iterator[str]:
+def recorded(text: str, outcomes: dict[str, str], ended: bool, asked: argparse.Namespace) -> Iterator[str]:
     """The lines of the record."""
     versions = re.search(r"^versions: (.*)$", text, re.MULTILINE)
-    counts = re.findall(r"^.*\b\d+ (?:passed|failed).* in .*$", text, re.MULTILINE)
-    passed, failed = (len(re.findall(rf"\b{word}\b +\[", text)) for word in ("PASSED", "FAILED"))
-    unfinished = f"it did not come to its end in time: {passed} passed, {failed} failed until then"
     matching = f", those that match {asked.match!r}" if asked.match else ""
     yield "# The suites in a virtual machine with systemd and control groups of version 2"
     yield ""
@@ -203,10 +224,14 @@ def recorded(text: str, asked: argparse.Namespace) -> Iterator[str]:
     yield ""
     yield f"- {versions[1] if versions else 'the machine did not come as far as saying its versions'}"
     yield f"- {' '.join(asked.tests)}{matching}"
-    yield f"- {counts[-1].strip('= ') if counts else unfinished}"
-    # Kernel messages may stand between a test's name and its result.
-    for line in re.findall(r"^(?:FAILED|ERROR) tests.*$", text, re.MULTILINE)[:50]:
-        yield f"- {line}"
+    yield "- it came to its end" if ended else "- it did not come to its end in time; until then:"
+    if results(asked.results).keys() - set(re.findall(rf"^{TOLD} \w+ \d+ (\S+)$", text, re.MULTILINE)):
+        yield "- in several runs: what had passed in an earlier one was not run again"
+    suites = dict.fromkeys(name.partition("::")[0] for name in outcomes)
+    for suite in suites:
+        counts = Counter(outcome for name, outcome in outcomes.items() if name.startswith(f"{suite}::"))
+        yield f"- {suite}: " + ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+    yield from (f"- FAILED {name}" for name in [n for n, outcome in outcomes.items() if outcome == "failed"][:50])
 
 
 if __name__ == "__main__":

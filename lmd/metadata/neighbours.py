@@ -48,7 +48,16 @@ class Neighbours:
             found = await self._netlink.neigh("get", **words)
         except NetlinkError:
             return None
+        finally:
+            self._drop_acknowledgements()
         return next(iter(found), None)
+
+    def _drop_acknowledgements(self) -> None:
+        """The kernel acknowledges each answer; pyroute2 has done with the request by then and keeps it for ever."""
+        kept = self._netlink.msg_queue.root
+        while not kept.empty():
+            kept.get_nowait()
+            kept.task_done()
 
 
 def _index(name: str) -> int | None:

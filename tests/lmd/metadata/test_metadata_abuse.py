@@ -98,6 +98,52 @@ def test_what_is_no_request_for_this_server_gets_no_secret_and_does_no_harm(mach
     assert other.get("/latest/meta-data/instance-id").decode() == other.given.job_id
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//example.org/latest/",
+        "//example.org/%2e%2e",
+        "/\\\\example.org/",
+        "/%5c%5cexample.org",
+        "/latest/%0d%0aLocation:%20http://example.org/",
+        "/latest%2f..%2f..%2f",
+        "/latest/meta-data?next=http://example.org/",
+        "/openstack/latest/../../?url=http://example.org/",
+        "/joboutputs?to=//example.org",
+        "/machinefeatures",
+    ],
+)
+def test_nobody_is_sent_elsewhere_and_nothing_is_put_into_an_answers_head(machine, path: str) -> None:
+    one = machine()
+    for at in (METADATA, GATEWAY):
+        connection = one.socket(at)
+        connection.settimeout(20)
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n".encode())
+        said = b""
+        while piece := connection.recv(65536):
+            said += piece
+        head = said.partition(b"\r\n\r\n")[0]
+        assert head.split()[1] in (b"200", b"400", b"404"), head
+        assert b"location" not in head.lower()
+        assert b"example.org" not in head
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["X-Forwarded-For", "X-Real-IP", "Forwarded", "X-Instance-ID", "X-Instance-ID-Signature", "X-Client-IP", "Via"],
+)
+def test_no_header_makes_a_machine_another(machine, header: str) -> None:
+    """Behind OpenStack's own proxy some of them do."""
+    one, other = machine(), machine()
+    address = str(other.place.address)
+    for value in (address, f"for={address}", other.given.job_id):
+        said = one.ask("GET", "/latest/meta-data/instance-id", headers={header: value})
+        assert (said[0], said[1].decode()) == (200, one.given.job_id)
+    for word in ("X-HTTP-Method-Override", "X-Original-URL", "X-Rewrite-URL"):
+        assert one.ask("GET", "/joboutputs/x", at=GATEWAY, headers={word: "PUT"}, body=b"x")[0] == 404
+    assert list(one.directory.joboutputs.iterdir()) == list(other.directory.joboutputs.iterdir()) == []
+
+
 def test_pipelined_requests_are_answered_in_order_and_without_an_end_cost_no_memory(machine):
     one = machine()
     ask = b"GET /latest/meta-data/instance-id HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n"

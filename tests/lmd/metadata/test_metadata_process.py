@@ -2,6 +2,7 @@
 
 import logging
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -18,6 +19,8 @@ from lmd.metadata import card, launch
 from lmd.metadata.account import USER, Account, account
 from lmd.metadata.process import ALREADY, Calm
 from lmd.network.addresses import GATEWAY
+
+KILLS = 50
 
 
 @pytest.fixture
@@ -121,39 +124,62 @@ def test_what_was_answered_as_stored_is_there_after_a_kill_and_the_rest_is_clear
     factory.start()
     one = machine(outputs_files=10_000, outputs_bytes=10**9)
     token = one.ask("PUT", "/latest/api/token", headers={"X-aws-ec2-metadata-token-ttl-seconds": "900"})[1].decode()
+    _killed(factory, one, "n", 30)
+    assert one.ask("GET", "/latest/", headers={"X-aws-ec2-metadata-token": token})[0] == 200, "tokens outlive it"
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_of_many_kills_under_load_none_loses_what_was_answered_as_stored(factory, machine):
+    factory.start()
+    one = machine(outputs_files=100_000, outputs_bytes=10**10)
+    stored: dict[str, bytes] = {}
+    for number in range(KILLS):
+        stored |= _killed(factory, one, f"{number}-", random.randrange(1, 60))
+        lost = [name for name, content in stored.items() if one.output(name) != content]
+        assert not lost, f"after kill {number + 1}"
+
+
+def _killed(factory, one, prefix: str, after: int) -> dict[str, bytes]:
+    """Upload, kill the server when `after` files are stored, start it again; what was answered 201."""
     stored: dict[str, bytes] = {}
 
     def send(worker: int) -> None:
         for number in range(1000):
-            name, content = f"{worker}-{number}", os.urandom(20_000)
+            name, content = f"{prefix}{worker}-{number}", os.urandom(20_000)
             try:
                 if one.put(name, content) == 201:
                     stored[name] = content
             except Exception:  # whatever a killed server makes of it
                 return
 
-    workers = [threading.Thread(target=send, args=(number,)) for number in range(4)]
+    assert one.put(f"{prefix}kept", b"as it was") == 201
+    workers = [threading.Thread(target=send, args=(number,)) for number in range(3)]
     for worker in workers:
         worker.start()
-    half = one.socket(GATEWAY)
-    half.sendall(f"PUT /joboutputs/half HTTP/1.1\r\nHost: {GATEWAY}\r\nContent-Length: 9\r\n\r\nx".encode())
+    # Of a new file, and of one that would have replaced another.
+    for name in ("half", "kept"):
+        begun = one.socket(GATEWAY)
+        begun.sendall(
+            f"PUT /joboutputs/{prefix}{name} HTTP/1.1\r\nHost: {GATEWAY}\r\nContent-Length: 9\r\n\r\nx".encode()
+        )
     last = time.monotonic() + 20
-    while len(stored) < 30 or not one.left_aside():
+    while len(stored) < after or not one.left_aside():
         assert time.monotonic() < last
         time.sleep(0.02)
     factory.process.kill()
     factory.process.wait()
     for worker in workers:
         worker.join()
-    for name, content in stored.items():
-        assert one.output(name) == content
     assert one.left_aside() != []
     factory.start()
     assert one.left_aside() == []
-    assert not (one.directory.joboutputs / "half").exists()
+    assert not (one.directory.joboutputs / f"{prefix}half").exists()
+    for name, content in stored.items():
+        assert one.output(name) == content
     name, content = next(iter(stored.items()))
     assert one.get(f"/joboutputs/{name}", at=GATEWAY) == content
-    assert one.ask("GET", "/latest/", headers={"X-aws-ec2-metadata-token": token})[0] == 200, "tokens outlive it"
+    return stored | {f"{prefix}kept": b"as it was"}
 
 
 def test_it_ends_when_it_is_told_to(factory, machine):

@@ -108,12 +108,12 @@ class LibvirtHost:
         self.environment = os.environ | {name: str(home / part) for name, part in names.items()} | {"NO_COLOR": "1"}
         of = f"/proc/{engine._daemon.pid}/ns"
         self._enter = ["nsenter", f"--mount={of}/mnt", f"--net={of}/net", f"--pid={of}/pid_for_children", "--"]
+        self._enter += ["env", f"--chdir={home}"]  # entering a mount namespace leaves the directory behind
 
     def run(self, *words: str, seconds: float | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*self._enter, *words],
             env=self.environment,
-            cwd=self.home,
             capture_output=True,
             text=True,
             errors="replace",

@@ -12,7 +12,7 @@ from images.builder import chosen_epoch
 from images.cache import default_directory, ensure
 from images.recipe import find_recipe
 
-USER_DATA = """#!/bin/bash
+USER_DATA = r"""#!/bin/bash
 exec >>/var/tmp/said 2>&1
 features=##user_data_machinefeatures_url##
 outputs=##user_data_joboutputs_url##
@@ -29,10 +29,23 @@ curl -sf -6 "http://[fd00:ec2::254]/latest/meta-data/instance-id" | put id6
 df --output=size -B1 / | tail -1 | put root_bytes
 findmnt -n -o FSTYPE /sys/fs/cgroup | put cgroup
 (
-    while ! cloud-init status | grep -q 'status: done\\|status: error'; do sleep 1; done
+    while ! cloud-init status | grep -q 'status: done\|status: error'; do sleep 1; done
     cloud-init status --long | put status
     put result </run/cloud-init/result.json
     grep -a WARN /var/log/cloud-init.log | put warnings
+    if cloud-init query v1.platform | grep -q openstack; then
+        # The other tree, by cloud-init itself too: as if ds-identify had not found OpenStack.
+        cloud-init clean --logs
+        echo 'datasource_list: [Ec2, None]' | tee /run/cloud-init/cloud.cfg >/etc/cloud/cloud.cfg.d/99-ec2.cfg
+        cloud-init init
+        for key in platform instance_id local_hostname availability_zone; do
+            echo "$key $(cloud-init query "v1.$key")"
+        done | put ec2
+        cloud-init query ds.meta_data | put ec2_meta_data
+        cloud-init query userdata | head -c 11 | put ec2_user_data
+        # netplan's are about its own file, and only come of doing this in a system that is up.
+        grep -a '\[WARNING\]' /var/log/cloud-init.log | grep -av "'netplan', 'apply'" | put ec2_warnings
+    fi
     put said </var/tmp/said
     echo "200 Success of a cloud image" | put shutdown_message
     systemctl poweroff
@@ -72,9 +85,9 @@ def test_a_cloud_image_is_contextualised_and_ends_as_it_is_told(
     everything = json.loads(found["all"])
     assert everything["v1"]["instance_id"] == found["id"]
     if contextualisation == "metadata":
-        # One tree by cloud-init itself, the other by the crawler that it has for that.
         assert everything["ds"]["meta_data"]["uuid"] == found["id"]
         assert everything["ds"]["meta_data"]["hostname"].startswith(summary["id"])
+        _is_ec2(found, summary["id"])
     else:
         assert everything["ds"]["meta_data"]["instance-id"] == found["id"]
     assert found["total_cpu"] == "1"
@@ -84,3 +97,14 @@ def test_a_cloud_image_is_contextualised_and_ends_as_it_is_told(
     assert found["warnings"] == ""
     assert json.loads(found["result"])["v1"]["errors"] == []
     assert ("OpenStack" if contextualisation == "metadata" else "NoCloud") in found["status"]
+
+
+def _is_ec2(found: dict[str, str], name: str) -> None:
+    """What `cloud-init query` tells of the EC2 tree."""
+    standard = dict(line.split(" ", 1) for line in found["ec2"].splitlines())
+    assert standard.pop("availability_zone"), found["ec2"]
+    assert standard == {"platform": "ec2", "instance_id": found["id"], "local_hostname": name}
+    told = json.loads(found["ec2_meta_data"])
+    assert (told["instance-id"], told["local-hostname"], told["instance-type"]) == (found["id"], name, "cloud")
+    assert told["local-ipv4"].startswith("169.254.")
+    assert (found["ec2_user_data"], found["ec2_warnings"]) == ("#!/bin/bash", "")

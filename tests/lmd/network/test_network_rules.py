@@ -1,6 +1,7 @@
 """What machines can do in the factory's network, and what they cannot, shown by machines that try with all rights."""
 
 import os
+import re
 import shutil
 import socket
 import struct
@@ -340,6 +341,28 @@ def test_what_an_earlier_run_has_left_is_taken_over_and_nobody_gains_by_it(short
         assert not ground.factory.run(factory_network.check_and_mend, ground.run, ground.settings)
     finally:
         stray.close()
+        ground.close()
+
+
+@pytest.mark.parametrize(
+    ("others", "named"),
+    [
+        ("ip addr add 169.254.10.2/16 dev site", "site (169.254.10.2/16)"),
+        ("ip addr add 169.254.169.254/32 dev lo", "lo (169.254.169.254/32)"),
+        ("ip route add 169.254.0.0/16 dev site", "site (route to 169.254.0.0/16)"),
+        ("ip route add 169.254.169.254 via 192.0.2.1", "site (route to 169.254.169.254/32)"),
+    ],
+)
+def test_somebody_elses_link_local_network_is_named_and_left_alone(short_tmp: Path, others: str, named: str) -> None:
+    ground = Ground(short_tmp / f"others-{abs(hash(others)):x}")
+    try:
+        ground.sh(ground.factory, others)
+        before = ground.sh(ground.factory, "ip addr; ip route; nft list ruleset")
+        with pytest.raises(NetworkFault, match=re.escape(f"belongs to {named}")):
+            ground.machine("one")
+        assert ground.sh(ground.factory, "ip addr; ip route; nft list ruleset") == before
+        assert not launch.serving(ground.run)
+    finally:
         ground.close()
 
 
