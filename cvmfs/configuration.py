@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import posixpath
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ _TEMPLATED = tuple(
 )
 _JOINED = {"blacklist": ":", "server_url": ";", "http_proxy": ";", "pac_urls": ";", "public_key": ":", "keys_dir": ":"}
 Values = dict[str, str]
+CONVENTIONAL = Path("/cvmfs")
+ANSWER_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +75,8 @@ def _load(request: Request, *, with_config_repository: bool) -> Values:
         return _finished(plain)
     if plain.get("CVMFS_SERVER_URL") and plain.get("CVMFS_PUBLIC_KEY") and request.given.get("CVMFS_SERVER_URL"):
         return _finished(plain)  # all that it could say is on the command line
-    below = Path("/cvmfs") / check_repository_name(config)
-    if (below / "etc/cvmfs").is_dir():  # mounted here, by whatever client
+    below = CONVENTIONAL / check_repository_name(config)
+    if _answers(below / "etc/cvmfs"):  # mounted here, by whatever client
         values = _layers(request, lambda path: _local(below / path), toml)
         values["CVMFS_BLACKLIST"] += f":{below}/etc/cvmfs/blacklist"
         return _finished(values)
@@ -92,6 +95,20 @@ def _load(request: Request, *, with_config_repository: bool) -> Values:
         return _finished(_with_keys(values, repository, str(below)))
     finally:
         repository.close()
+
+
+def _answers(folder: Path) -> bool:
+    """Whether there is such a directory: an autofs without its daemon, or a client that was stopped, says nothing for
+    ever, so a child looks."""
+    looking = subprocess.Popen(["test", "-d", str(folder)], stdin=subprocess.DEVNULL)
+    try:
+        return looking.wait(ANSWER_SECONDS) == 0
+    except subprocess.TimeoutExpired:
+        looking.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # one that waits in the kernel is left to it
+            looking.wait(0.5)
+        logging.getLogger("cvmfs").warning("%s: no answer within %g s; going on without it", folder, ANSWER_SECONDS)
+        return False
 
 
 def _full_name(name: str, values: Mapping[str, str]) -> str:

@@ -129,9 +129,11 @@ class Acts:
             return
         if wrong := await handing.keep(seen, directory, config, self.places):
             self.ledger.events.add("repository-unseen", spec.id, problem=wrong)
+            self.ledger.warnings.raised(Kind.START, spec.machinetype, f"a machine {wrong}")
+        else:
+            self.ledger.warnings.resolved(Kind.START, spec.machinetype)
         self.note(seen)
         self.ledger.back_off(spec.machinetype, None)
-        self.ledger.warnings.resolved(Kind.START, spec.machinetype)
         await self.ledger.flush()
 
     def note(self, seen: Seen) -> None:

@@ -14,7 +14,7 @@ from lmd.environment.outcome import Why
 from lmd.factory import adopt, drains
 from lmd.factory.actors import Actors, sentence
 from lmd.factory.acts import Acts
-from lmd.factory.budget import READ_SECONDS, BudgetError, total_processors
+from lmd.factory.budget import READ_SECONDS, BudgetError, total_processors, unbindable
 from lmd.factory.chores import Chore, Chores
 from lmd.factory.filling import Filling
 from lmd.factory.host import Host, Premises
@@ -234,6 +234,7 @@ class Factory:
         except BudgetError as error:
             self.ledger.warnings.raised(Kind.PROCESSORS, "", f"{error}; going on with {here.total}")
             total = here.total
+        here.ledger.warnings.hold(Kind.PINNING, unbindable(total, here.config.machinetypes.values()))
         if total != here.total or not self._counted:
             self._counted = True
             here.total = total

@@ -19,6 +19,7 @@ class Kind(StrEnum):
     WILL_NOT_DIE = "will-not-die"  # a machine that does not end, or cannot be removed
     DIRECTORY = "directory"  # a machine's directory cannot be written or removed
     PROCESSORS = "processors"  # total_processors cannot be read
+    PINNING = "pinning"  # machines are to be bound to more processors than there are
     DOUBLED = "doubled"  # an engine shows a machine that should not be there
     API = "api"  # the socket cannot be made
     CLOCK = "clock"  # the wall clock has jumped

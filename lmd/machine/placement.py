@@ -50,6 +50,16 @@ def placed(type_: MachineType, processors: int, directory: Directory) -> Iterato
         os.close(descriptor)
 
 
+def bindable(type_: MachineType) -> frozenset[int] | None:
+    """The host's processors that machines of a type can be bound to, none if its node is not there; None: any."""
+    if not (type_.pinning or type_.numa_node is not None):
+        return None
+    try:
+        return frozenset(_processors(type_.numa_node))
+    except CannotPlace:
+        return frozenset()
+
+
 def choose(here: Iterable[int], taken: Iterable[int], count: int) -> tuple[int, ...]:
     """The lowest `count` of the processors `here` that are not taken. Raises `CannotPlace` if they are too few."""
     free = sorted(set(here) - set(taken))

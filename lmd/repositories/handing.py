@@ -180,13 +180,20 @@ async def keep(seen: Seen, directory: Directory, config: Config, places: Places)
     """
     given = _recorded(directory)
     bound, pid = () if given.inside else given.repositories, seen.pid
-    if not pid or not (bound or given.root):
+    if not (bound or given.root):
         return ""
 
     def take() -> str:
+        from cvmfs.hosting import shared
+
         found = provider(config.cvmfs, places)
         for name in {*bound, given.root} - {ALL, ""}:
-            found.keep(name, pid)
+            if pid:
+                found.keep(name, pid)
+        if ALL in bound and not shared(found.root):
+            return _not_passed_on(found.root)
+        if not pid:  # it has ended already
+            return ""
         below = found.root if given.virtual else Path(ROOT)
         unseen = [name for name in bound if name != ALL and not _sees(pid, str(below / name), given.virtual)]
         if not unseen:
@@ -200,6 +207,13 @@ async def keep(seen: Seen, directory: Directory, config: Config, places: Places)
         return await asyncio.to_thread(take)
     except (NoRepositories, OSError):
         return ""
+
+
+def _not_passed_on(root: Path) -> str:
+    return (
+        f"sees of {ROOT} only what was mounted there when it started, as {root} is not a shared mount"
+        f" (mount --bind {root} {root}; mount --make-rshared {root})"
+    )
 
 
 def _sees(pid: int, where: str, virtual: bool) -> bool:

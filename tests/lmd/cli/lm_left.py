@@ -28,6 +28,18 @@ def servers(home: Path) -> list[int]:
     return list(_readers(home))
 
 
+def payloads(machine_id: str) -> list[int]:
+    """The processes of a machine, by its id in their environment's host name."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"HOSTNAME={machine_id}".encode() in entry.read_bytes().split(b"\0"):
+                found.append(int(entry.parent.name))
+        except OSError:
+            continue
+    return sorted(found)
+
+
 def clear(home: Path) -> None:
     """See that nothing is left; what is goes with the test that failed."""
     try:

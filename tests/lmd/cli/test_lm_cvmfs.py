@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for what the tests of this folder share
 
-from lm_left import left, servers, until
+from lm_left import left, payloads, servers, until
 from lm_repositories import NAME, stand_in
 
 from cvmfs.hosting import shared
@@ -110,39 +108,6 @@ def test_a_killed_machine_leaves_no_mount_and_no_process(host, where: str) -> No
     pid = shown.get("pid") or next(iter(payloads(machine["id"])))
     os.kill(pid, signal.SIGKILL)
     assert until(lambda: not left(host.home)), left(host.home)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(0)
-@pytest.mark.parametrize("where", WHERE)
-def test_machines_killed_at_any_moment_leave_no_mount_no_process_and_no_lock(host, where: str) -> None:
-    """LMD_ROUNDS (100): lm run and the machine's processes are killed after a time that differs each round."""
-    type_ = type_of(host, "cat /cvmfs/test.example.org/hello; sleep 60", where)
-    rounds = int(os.environ.get("LMD_ROUNDS", "100"))
-    for number in range(rounds):
-        running = host.start("run", type_)
-        time.sleep(0.3 + 2.0 * number / rounds)
-        running.signal(signal.SIGKILL)
-        running.wait()
-        for machine in host.machines():
-            for pid in payloads(machine["id"]):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            host("destroy", machine["id"])
-    assert until(lambda: not left(host.home), 60), left(host.home)
-    assert host("run", type_of(host, READS, where)).stdout.splitlines() == SAID
-
-
-def payloads(machine_id: str) -> list[int]:
-    """The processes of a machine, by its id in their environment's host name."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if f"HOSTNAME={machine_id}".encode() in entry.read_bytes().split(b"\0"):
-                found.append(int(entry.parent.name))
-        except OSError:
-            continue
-    return sorted(found)
 
 
 def test_a_root_file_system_in_a_repository_is_run(host, short_tmp: Path, busybox_root: Path) -> None:

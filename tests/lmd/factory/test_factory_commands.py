@@ -111,6 +111,27 @@ def test_a_bad_reload_keeps_what_was_good_and_says_so(lmd) -> None:
     assert lmd("warnings", "--acknowledge", "machinetype:no").returncode == 1
 
 
+def test_a_reload_that_breaks_a_type_in_use_disables_it_alone(lmd) -> None:
+    before = set(lmd.machine_ids(2))
+    other = TYPE[TYPE.index("[machinetypes") :].replace("machinetypes.work", "machinetypes.other")
+    broken = TYPE.replace("total_processors = 2", "total_processors = 4").replace("root_image =", "root_imag =")
+    lmd.configure(broken + other)
+    lmd.send(signal.SIGHUP)
+    running = lmd.running(4)
+    assert {m["id"] for m in running if m["machinetype"] == "work"} == before
+    assert [w["key"] for w in lmd.daemon.get("/v1/warnings")] == ["machinetype:work"]
+    lmd("stop", "--grace", "0", min(before))
+    lmd.until(lambda: sum(m["machinetype"] == "other" and m["phase"] == "running" for m in lmd.machines()) == 3)
+    lmd.configure("[settings\n")  # nothing of it can be read: what held before holds
+    lmd.send(signal.SIGHUP)
+    lmd.until(lambda: "configuration:" in {w["key"] for w in lmd.daemon.get("/v1/warnings")})
+    assert len(lmd.running(4)) == 4
+    lmd.configure(TYPE.replace("total_processors = 2", "total_processors = 5") + other)
+    lmd.send(signal.SIGHUP)
+    lmd.running(5)
+    assert lmd.daemon.get("/v1/warnings") == []
+
+
 def test_processors_come_from_a_file_that_may_change(make_lmd) -> None:
     lmd = make_lmd("", LMD_FAKE="1")
     budget = lmd.home / "free"
