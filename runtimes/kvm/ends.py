@@ -40,6 +40,13 @@ def began(log: str) -> float | None:
     return _time(found[-1]) if found else None
 
 
+def over(log: str) -> bool:
+    """True if QEMU has been shut down since it last started, by its log. It says that it starts before libvirt has
+    the domain as anything but off."""
+    starts = [found.end() for found in _STARTED.finditer(log)]
+    return _LOGGED.search(log, starts[-1] if starts else 0) is not None
+
+
 def end(facts: Facts) -> End:
     """The end by the best witness there is."""
     logged = _LOGGED.findall(facts.log)

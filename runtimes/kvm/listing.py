@@ -9,7 +9,7 @@ import libvirt
 
 from runtimes.contract import End, Seen, State
 from runtimes.kvm.domain import STAMP, stamp_of
-from runtimes.kvm.ends import REASONS, Facts, began, end
+from runtimes.kvm.ends import REASONS, Facts, began, end, over
 from runtimes.kvm.place import Place, tail
 
 STARTING = 11
@@ -106,14 +106,15 @@ def _look(domain: libvirt.virDomain, root: Path, logs: Path) -> Listed | None:
         raise _vanished(error) from error
     name = domain.name()
     place = Place(root, name)
-    started = place.started()
+    noted = started = place.started()
     log = "" if started and state != libvirt.VIR_DOMAIN_SHUTOFF else tail(logs / f"{name}.log")
     if started is None and (logged := began(log)) and logged > _created(words) - 1:
         started = logged
-    phase, over = _phase(state, reason), None
+    phase, how = _phase(state, reason), None
     if state == libvirt.VIR_DOMAIN_SHUTOFF:
-        phase = State.CREATED if started is None else State.EXITED
-        over = _end(place, words, reason, log) if phase is State.EXITED else None
+        ran = noted is not None or (started is not None and (over(log) or place.report()[0] != ""))
+        phase = State.EXITED if ran else State.CREATED  # off, and QEMU has begun: it is just being started
+        how = _end(place, words, reason, log) if ran else None
     return Listed(
         name=name,
         stamp=words,
@@ -122,7 +123,7 @@ def _look(domain: libvirt.virDomain, root: Path, logs: Path) -> Listed | None:
         vcpus=info[3],
         memory_bytes=info[1] * 1024,
         started=None if phase is State.CREATED else started or _created(words),
-        end=over,
+        end=how,
     )
 
 

@@ -33,7 +33,7 @@ from runtimes.kvm import Kvm, acceleration, domain, making, plan
 from runtimes.kvm.acceleration import Acceleration, judged, kept
 from runtimes.kvm.capabilities import capabilities
 from runtimes.kvm.description import description
-from runtimes.kvm.ends import Facts, began, end
+from runtimes.kvm.ends import Facts, began, end, over
 from runtimes.kvm.place import Place
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -229,6 +229,14 @@ def test_the_last_start_in_the_log_counts() -> None:
     assert began(LOG.format(reason="x") + LOG.format(reason="y").replace("12:05:23", "13:05:23")) == pytest.approx(
         1_795_525_523.731
     )
+
+
+def test_what_starts_anew_is_not_over() -> None:
+    starting = LOG.partition("2026-11-24 12:05:30")[0]
+    assert not over("")
+    assert not over(starting)
+    assert over(LOG.format(reason="shutdown"))
+    assert not over(LOG.format(reason="failed") + starting)
 
 
 @pytest.mark.parametrize(

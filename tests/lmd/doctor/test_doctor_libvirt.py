@@ -1,6 +1,9 @@
 """`lm doctor` on hosts whose libvirt is not there or does not answer, or whose /dev/kvm hangs: what to type is said."""
 
 import sys
+from pathlib import Path
+
+import pytest
 
 QUICK = "--quick"
 NO_SOCKET = "[ ! -d /run/libvirt ] || mount -t tmpfs none /run/libvirt"
@@ -46,9 +49,10 @@ def test_a_libvirt_that_has_stopped_answering(root_doctor, poorer, libvirt_engin
     assert told.code == 2  # there is a table for it: somebody counts on it
 
 
+@pytest.mark.skipif(not Path("/dev/kvm").exists(), reason="this host has no /dev/kvm to put one that hangs over")
 def test_a_device_that_hangs_is_named_and_the_others_are_told(root_doctor) -> None:
     through = ("unshare", "--mount", "--propagation=private", sys.executable, "-c", DEAF_DEVICE, "/dev/kvm")
     told = root_doctor(QUICK, through=through)
-    (said,) = told.of("devices", "warning")
-    assert said.startswith("/dev/kvm hangs: it gives no answer within 2 s -> acceleration = ")
-    assert told.of("devices", "ok")
+    said = "\n".join(told.of("devices", "warning"))
+    assert "/dev/kvm hangs: it gives no answer within 2 s -> acceleration = " in said
+    assert [one for one in told.findings if one["check"] == "devices" and "/dev/fuse" in one["sentence"]]
