@@ -1,6 +1,6 @@
 """What idle machines cost the busy ones beside them, on this host's kernel.
 
-    python bench/idle.py [--rounds 20] [--seconds 3] [--json]
+    python bench/idle.py [--rounds 20] [--seconds 3] [--json]        some 10 s a round
 
 Busy machines, one a processor, count loops of a fixed piece of work. In turn, for some seconds each, they run alone,
 with as many idle machines (`class = "idle"`) beside them, and with as many ordinary machines beside them, which shows
@@ -16,8 +16,10 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -92,6 +94,8 @@ async def measure(settings: Settings, directory: Path, rounds: int, seconds: flo
         for names in beside.values():
             await pause(runtime, names, "pause")
         for number in range(rounds):
+            if sys.stderr.isatty():
+                print(f"round {number + 1} of {rounds}", end="\r", file=sys.stderr, flush=True)
             for kind in list(rates)[number % 3 :] + list(rates)[: number % 3]:
                 others = beside.get(kind, [])
                 await pause(runtime, others, "unpause")
@@ -126,6 +130,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="lmd-i."))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # machines are ended then, too
     store = {name: str(directory / name) for name in ("root", "runroot", "tmpdir", "network_config_dir")}
     settings = Settings(state_dir=directory, run_dir=directory / "run", cache_dir=directory, options=store)
     try:
