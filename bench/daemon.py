@@ -295,11 +295,14 @@ def _theirs(flags: list[str], count: int) -> float:
 
 
 def _remove(flags: list[str], names: list[str]) -> None:
-    done = subprocess.run(
-        ["podman", *flags, "rm", "--force", "--time", "0", *names], check=False, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise SystemExit(f"podman rm ended with code {done.returncode}: {done.stderr.strip()[-500:]}")
+    """Untimed. Again if need be: the engine clears up after an end at the same time, and then finds the other busy."""
+    for _ in range(5):
+        words = ["podman", *flags, "rm", "--force", "--ignore", "--time", "0", *names]
+        done = subprocess.run(words, check=False, capture_output=True, text=True)
+        if not done.returncode:
+            return
+        time.sleep(1)
+    raise SystemExit(f"podman rm ended with code {done.returncode}: {done.stderr.strip()[-500:]}")
 
 
 def _clear(home: Path, flags: list[str]) -> None:
