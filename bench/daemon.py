@@ -2,9 +2,9 @@
 
     python bench/daemon.py [fake] [adopt] [idle] [reaction] [podman] [--machines 64] [--json]
 
-fake    1,000 machines of the fake runtime from empty to running: machines a second, all of it in one process. Set TMPDIR
-        to a file system of its own: ext4 passes over the inodes of files that were deleted in the last minutes, so
-        that a second run there takes two to three times as long
+fake    1,000 machines of the fake runtime from empty to running: machines a second, all of it in one process. Set
+        TMPDIR to a file system of its own: ext4 passes over the inodes of files that were deleted in the last minutes,
+        so that a second run there takes two to three times as long
 adopt   a daemon starts on 200 machines that run already: seconds from its start until it knows of each that it runs
 idle    a daemon that looks after 200 machines for 30 s: memory above a process that has imported the same, CPU share
 reaction  milliseconds from an event of the engine to the decision after it, and from then to the create call that fills
