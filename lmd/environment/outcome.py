@@ -161,8 +161,14 @@ def _engine(end: End | None, lifetime: float, fizzle: float) -> Outcome:
     if end is None:
         gone = Message(700, "The machine is gone")
         return Outcome(message=gone, decided=Decided.ENGINE, detail="another has destroyed it", exit=Exit.STOPPED)
-    if end.reason is EndReason.CLEAN:
+    if end.reason is EndReason.CLEAN and end.exit_code == 0:
         return Outcome(message=None, decided=Decided.ENGINE, detail="exit code 0", exit=Exit.SUCCESS)
+    if end.reason is EndReason.CLEAN:  # nobody knows more: a machine with a system of its own that went off
+        detail = printable.line(end.detail.encode(errors="replace"), TEXT_LIMIT) or "it ended by itself"
+        if lifetime < fizzle:
+            early = Message(700, f"{detail}, {lifetime:.0f} s after its start")
+            return Outcome(message=early, decided=Decided.ENGINE, detail=detail, exit=Exit.FAILED)
+        return Outcome(message=None, decided=Decided.ENGINE, detail=detail, exit=Exit.SUCCESS)
     detail = ENDS.get(end.reason) or f"exit code {end.exit_code}"
     if end.detail:
         detail += f" ({printable.line(end.detail.encode(errors='replace'), TEXT_LIMIT)})"

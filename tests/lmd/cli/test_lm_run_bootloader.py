@@ -107,7 +107,13 @@ def vm(lm, libvirt_engine) -> Iterator[object]:
 
 
 def started(vm, model: str, image: Path) -> str:
-    keys = {"machine_model": model, "root_image": str(image), "disk_gb_per_processor": 1, "features_form": "path"}
+    keys = {
+        "machine_model": model,
+        "root_image": str(image),
+        "disk_gb_per_processor": 1,
+        "features_form": "path",
+        "fizzle_seconds": 0,
+    }
     type_ = vm.machinetype("own", "", user_data=None, **keys | {"mb_per_processor": 256})
     done = vm("run", type_, "-o", "out", "--timeout", "200", seconds=250)
     assert done.returncode == 0, done.stderr

@@ -155,6 +155,15 @@ def test_a_clean_end_without_a_message_is_a_success_that_needs_none() -> None:
     assert (outcome.message, outcome.exit) == (None, Exit.SUCCESS)
 
 
+@pytest.mark.parametrize(("lifetime", "message", "code"), [(5, "700 {}, 5 s after its start", 11), (900, "None", 0)])
+def test_a_guest_that_went_off_without_a_word_is_told_as_that(lifetime: float, message: str, code: int) -> None:
+    """Nobody knows an exit code; soon after its start it is a fault, however clean it looks."""
+    words = "the guest switched itself off or rebooted"
+    outcome = judge(None, End(reason=EndReason.CLEAN, detail=words), {}, None, lifetime=lifetime, fizzle=600)
+    assert (str(outcome.message), int(outcome.exit)) == (message.format(words), code)
+    assert outcome.detail == words
+
+
 def test_exit_codes_stay_clear_of_those_of_shells_and_each_class_has_a_meaning() -> None:
     codes = [int(code) for code in Exit]
     assert len(set(codes)) == len(codes)
