@@ -151,3 +151,21 @@ def vm(lm: Lm, libvirt_engine, micro_kit, image_cache: Path) -> Iterator[Lm]:
         out.write("\n".join(["", "[runtimes.kvm]", *lines, ""]))
     put(micro_kit, image_cache)
     yield lm
+
+
+@pytest.fixture
+def user_with_repository(ordinary_user, repository: tuple[str, Path]) -> Iterator[object]:
+    """An ordinary user whose configuration knows the repository."""
+    url, key = repository
+    home = ordinary_user.home
+    (home / "key.pub").write_bytes(key.read_bytes())
+    (home / "key.pub").chmod(0o644)
+    folder = home / ".config/lmd"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (folder.parent, folder):
+        os.chown(path, ordinary_user.uid, ordinary_user.uid)  # Podman writes there too
+    (folder / "lmd.toml").write_text(
+        f'[cvmfs]\nprovider = "embedded"\nserver_url = ["{url}"]\npublic_key = ["{home}/key.pub"]\nidle_seconds = 1\n'
+    )
+    yield ordinary_user
+    (folder / "lmd.toml").unlink()

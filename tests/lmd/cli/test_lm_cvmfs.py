@@ -169,27 +169,15 @@ def test_repositories_are_probed_listed_and_mounted_anew(host) -> None:
 
 
 @pytest.fixture
-def ordinary(ordinary_user, repository: tuple[str, Path]) -> Iterator[Callable[..., object]]:
+def ordinary(user_with_repository) -> Iterator[Callable[..., object]]:
     """`lm` as an ordinary user, on rootless Podman."""
-    url, key = repository
-    home = ordinary_user.home
-    (home / "key.pub").write_bytes(key.read_bytes())
-    (home / "key.pub").chmod(0o644)
-    folder = home / ".config/lmd"
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in (folder.parent, folder):
-        os.chown(path, ordinary_user.uid, ordinary_user.uid)  # Podman writes there too
-    text = (
-        f'[cvmfs]\nprovider = "embedded"\nserver_url = ["{url}"]\npublic_key = ["{home}/key.pub"]\nidle_seconds = 1\n'
-    )
-    (folder / "lmd.toml").write_text(text)
 
     def lm(*words: str) -> object:
-        return ordinary_user.run(str(ordinary_user.python), "-c", "from lmd.cli.main import main; main()", *words)
+        user = user_with_repository
+        return user.run(str(user.python), "-c", "from lmd.cli.main import main; main()", *words)
 
     yield lm
-    (folder / "lmd.toml").unlink()
-    assert until(lambda: not servers(home))
+    assert until(lambda: not servers(user_with_repository.home))
 
 
 @pytest.mark.parametrize("where", WHERE)

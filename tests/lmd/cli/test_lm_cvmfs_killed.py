@@ -92,7 +92,7 @@ def _runs(type_: str, uid: int) -> list[int]:
 @pytest.fixture
 def setup(request: pytest.FixtureRequest) -> Iterator[Setup]:
     engine, _, where = request.param.partition("-")
-    made = request.getfixturevalue("rootless" if engine == "rootless" else "host")
+    made = request.getfixturevalue("user_with_repository" if engine == "rootless" else "host")
     if engine == "rootless":
         yield of_user(made, where)
         assert until(lambda: not servers(made.directory))
@@ -113,24 +113,6 @@ def setup(request: pytest.FixtureRequest) -> Iterator[Setup]:
 
     yield Setup(lambda *words: [*LM, *words], made.environment, made.home / "work", home, os.geteuid(), write)
     assert until(lambda: not left(home)), left(home)
-
-
-@pytest.fixture
-def rootless(ordinary_user, repository: tuple[str, Path]) -> Iterator[object]:
-    """An ordinary user whose configuration knows the repository."""
-    url, key = repository
-    home = ordinary_user.home
-    (home / "key.pub").write_bytes(key.read_bytes())
-    (home / "key.pub").chmod(0o644)
-    folder = home / ".config/lmd"
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in (folder.parent, folder):
-        os.chown(path, ordinary_user.uid, ordinary_user.uid)
-    (folder / "lmd.toml").write_text(
-        f'[cvmfs]\nprovider = "embedded"\nserver_url = ["{url}"]\npublic_key = ["{home}/key.pub"]\nidle_seconds = 1\n'
-    )
-    yield ordinary_user
-    (folder / "lmd.toml").unlink()
 
 
 def of_user(user, where: str) -> Setup:
