@@ -13,12 +13,12 @@ import hashlib
 import logging
 import os
 import posixpath
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cvmfs.asking import CONVENTIONAL, asked
 from cvmfs.errors import BadConfiguration, CvmfsError
 from cvmfs.profiles import profile
 from cvmfs.repository import Repository
@@ -40,7 +40,6 @@ _TEMPLATED = tuple(
 )
 _JOINED = {"blacklist": ":", "server_url": ";", "http_proxy": ";", "pac_urls": ";", "public_key": ":", "keys_dir": ":"}
 Values = dict[str, str]
-CONVENTIONAL = Path("/cvmfs")
 ANSWER_SECONDS = 5.0
 
 
@@ -98,17 +97,11 @@ def _load(request: Request, *, with_config_repository: bool) -> Values:
 
 
 def _answers(folder: Path) -> bool:
-    """Whether there is such a directory: an autofs without its daemon, or a client that was stopped, says nothing for
-    ever, so a child looks."""
-    looking = subprocess.Popen(["test", "-d", str(folder)], stdin=subprocess.DEVNULL)
-    try:
-        return looking.wait(ANSWER_SECONDS) == 0
-    except subprocess.TimeoutExpired:
-        looking.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # one that waits in the kernel is left to it
-            looking.wait(0.5)
+    """Whether there is such a directory, by an answer in time."""
+    answer = asked(["test", "-d", str(folder)], ANSWER_SECONDS)
+    if answer is None:
         logging.getLogger("cvmfs").warning("%s: no answer within %g s; going on without it", folder, ANSWER_SECONDS)
-        return False
+    return answer is not None and answer[0] == 0
 
 
 def _full_name(name: str, values: Mapping[str, str]) -> str:

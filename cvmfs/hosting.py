@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from cvmfs.asking import CONVENTIONAL, asked
 from cvmfs.errors import BadConfiguration, CvmfsError, Refused, Unreachable
 from cvmfs.fuse.mountpoint import mounted, unmount, unshare
 from cvmfs.inside import replace
 from cvmfs.leases import drop, held, living, start_of, take
 from cvmfs.trust import check_repository_name
 
-CONVENTIONAL = Path("/cvmfs")
 CLIENT = "cvmfs2"
 _MOUNT_SECONDS = 120.0
 _BOOTED = Path("/run/systemd/system")
@@ -64,24 +64,12 @@ class Provider(Protocol):
 
 def probe(path: Path, seconds: float) -> str:
     """Why the directory cannot be listed; empty if it can, within so many seconds."""
-    ls = subprocess.Popen(
-        ["ls", "-U", "--", f"{path}/"],
-        env={**os.environ, "LC_ALL": "C"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        _, said = ls.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        ls.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # one that waits in the kernel is left to it
-            ls.wait(0.5)
-        if ls.stderr:
-            ls.stderr.close()
+    answer = asked(["ls", "-U", "--", f"{path}/"], seconds)
+    if answer is None:
         return f"no answer within {seconds:g} s"
-    text = said.decode("utf-8", "replace").strip().splitlines()
-    return "" if ls.returncode == 0 else (text[-1].rpartition(": ")[2] if text else "cannot be listed")
+    code, said = answer
+    text = said.splitlines()
+    return "" if code == 0 else (text[-1].rpartition(": ")[2] if text else "cannot be listed")
 
 
 def shared(path: Path) -> bool:

@@ -27,7 +27,7 @@ def provider(options: Cvmfs, places: Places) -> "Provider":
     Raises `NoRepositories`.
     """
     try:
-        from cvmfs import hosting
+        from cvmfs import asking, hosting
     except ImportError as error:
         raise NoRepositories(f"CernVM-FS: {error.name} is not installed: {EXTRA}") from error
     client = hosting.client()
@@ -37,7 +37,7 @@ def provider(options: Cvmfs, places: Places) -> "Provider":
             ' (install the package cvmfs, or set provider = "embedded" in [cvmfs])'
         )
     if client is not None and options.provider != "embedded":
-        root = Path(options.settings.get("CVMFS_MOUNT_DIR") or hosting.CONVENTIONAL)
+        root = Path(options.settings.get("CVMFS_MOUNT_DIR") or asking.CONVENTIONAL)
         return hosting.System(root, float(options.probe_seconds))
     if why := lacking():
         raise NoRepositories(f"CernVM-FS: the embedded reader cannot work here: {why}")
